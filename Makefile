@@ -1,0 +1,40 @@
+# Two commands do all the set-up: `make up` runs askbox, `make test` passes its tests.
+PYTHON ?= python3
+EMBEDDERS ?= 1
+BIN := .venv/bin
+
+.PHONY: up test lint bench clean
+.DEFAULT_GOAL := up
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "askbox needs Python 3.11 or newer; set PYTHON=/path/to/it"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# Installed again only when what is to be installed changed.
+.venv/installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+.venv/installed-dev: pyproject.toml | .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+up: .venv/installed
+	@exec $(BIN)/askbox up --embedders $(EMBEDDERS)
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Whole systems last, and nothing beside them: they use every core.
+test: lint
+	$(BIN)/python -m pytest --ignore tests/e2e
+	$(BIN)/python -m pytest tests/e2e
+
+bench: .venv/installed-dev
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf .venv build *.egg-info

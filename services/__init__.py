@@ -1,0 +1,1 @@
+"""The processes of askbox, independent of one another, and the command that runs them."""

@@ -1,0 +1,188 @@
+"""One claimed version → staged chunks: read the blob, parse in a child, stage in bounded transactions, ask."""
+
+import asyncio
+import contextlib
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from services.ingester import store
+from services.ingester.chunking import Chunk
+from services.ingester.language import text_search_configuration
+from services.ingester.paths import display_path
+from services.ingester.sandbox import ParsedHead, ParserPool
+from services.ingester.store import VersionToParse
+from shared import conventions as names
+from shared import queue
+from shared.database import Pool, retry_conflicts
+from shared.errors import CorruptFile, RetryableError
+from shared.publication import (
+    PublicationSweep,
+    VersionKey,
+    add_event,
+    ask_all,
+    delete_staged_chunks,
+    insert_embed_jobs,
+)
+from shared.queue import Job
+from shared.spans import describe_current, end_send_span, span, start_send_span, version_attributes
+from shared.telemetry import Event, log
+
+CHUNKS_PER_TRANSACTION = 500
+
+
+class IngestHandler:
+    """Turns the version that an `ingest` job names into staged chunks. Batches hold one job."""
+
+    def __init__(self, pool: Pool, parsers: ParserPool, scratch: Path, publication: PublicationSweep) -> None:
+        self._pool = pool
+        self._parsers = parsers
+        self._scratch = scratch
+        self._publication = publication
+        self._staged: dict[int, VersionKey] = {}
+
+    async def process(self, jobs: list[Job]) -> None:
+        """Parse and stage one version."""
+        (job,) = jobs
+        started = time.monotonic()
+        version = await store.get_version(self._pool, job.subject_id)
+        if version is None or not await self._begin(version, job):
+            await self._complete(job)  # its subject has vanished, which is success
+            return
+        describe_current(version_attributes(version.collection_id, version.document_id, version.version_id))
+        with self._scratch_file() as file:
+            await self._read_blob(version, file)
+            with span(names.PARSE, attributes={names.FILE_BYTES: version.file_bytes}) as parsing:
+                head, chunk_count = await self._stage(version, job, file)
+                parsing.set_attributes({names.MEDIA_TYPE: head.media_type, names.CHUNKS: chunk_count})
+        jobs_made = await self._finish(version, job, head, started)
+        log(
+            Event.DOCUMENT_STAGED,
+            document_id=version.document_id,
+            version_id=version.version_id,
+            chunks=chunk_count,
+            embed_jobs=jobs_made,
+            attempt=job.attempt,
+            duration_ms=_elapsed_ms(started),
+        )
+        self._staged[job.id] = version.key
+
+    async def after(self, jobs: Sequence[Job]) -> None:
+        """Ask whether the version can be published: all its texts may have vectors already."""
+        for job in jobs:
+            key = self._staged.pop(job.id, None)
+            if key is not None:
+                await ask_all(self._pool, [key])
+
+    async def buried(self, jobs: Sequence[Job]) -> None:  # noqa: ARG002 (the sweep finds them)
+        """End the versions that cannot be parsed."""
+        await self._publication.fail_dead_ingests()
+
+    def _scratch_file(self) -> IO[bytes]:
+        try:
+            return tempfile.TemporaryFile(dir=self._scratch)
+        except OSError as error:
+            raise RetryableError(f"no temporary file can be made in {self._scratch}: {error.strerror}") from None
+
+    async def _begin(self, version: VersionToParse, job: Job) -> bool:
+        async def once() -> bool:
+            async with self._pool.acquire() as conn, conn.transaction():
+                await queue.hold_lease(conn, job.lease_id)
+                if not await store.begin_parsing(conn, version.key):
+                    return False
+                await delete_staged_chunks(conn, version.key)  # of an attempt that died
+                return True
+
+        return await retry_conflicts(once)
+
+    async def _complete(self, job: Job) -> None:
+        async with self._pool.acquire() as conn, conn.transaction():
+            await queue.complete_jobs(conn, job.lease_id, [job.id])
+
+    async def _read_blob(self, version: VersionToParse, file: IO[bytes]) -> None:
+        ordinal = 0
+        while (part := await store.read_blob_part(self._pool, version.blob_id, ordinal)) is not None:
+            await asyncio.to_thread(_write, file, part)
+            ordinal += 1
+        if file.tell() != version.file_bytes:
+            raise CorruptFile(
+                f"the stored original has {file.tell()} of {version.file_bytes} bytes: drop the file again"
+            )
+        file.seek(0)
+
+    async def _stage(self, version: VersionToParse, job: Job, file: IO[bytes]) -> tuple[ParsedHead, int]:
+        head: ParsedHead | None = None
+        batch: list[Chunk] = []
+        language: str | None = None
+        chunk_count = 0
+        path_words = " ".join(re.findall(r"\w+", display_path(version.source_uri).replace("_", " ")))
+        items = self._parsers.parse(display_path(version.source_uri), file, version.file_bytes)
+        async with contextlib.aclosing(items):
+            async for item in items:
+                if isinstance(item, ParsedHead):
+                    head = item
+                    continue
+                batch.append(item)
+                chunk_count += 1
+                if len(batch) == CHUNKS_PER_TRANSACTION:
+                    language = language or text_search_configuration(" ".join(c.text for c in batch))
+                    await self._write(version, job, batch, language, path_words)
+                    batch = []
+        if head is None:
+            raise CorruptFile("the parser said nothing of the file")
+        if batch:
+            language = language or text_search_configuration(" ".join(c.text for c in batch))
+            await self._write(version, job, batch, language, path_words)
+        return head, chunk_count
+
+    async def _write(
+        self, version: VersionToParse, job: Job, chunks: list[Chunk], language: str, path_words: str
+    ) -> None:
+        with span(names.STAGE_CHUNKS, attributes={names.CHUNKS: len(chunks)}):
+            async with self._pool.acquire() as conn, conn.transaction():
+                await queue.hold_lease(conn, job.lease_id)
+                await store.stage_chunks(conn, version.key, chunks, language=language, path_words=path_words)
+
+    async def _finish(self, version: VersionToParse, job: Job, head: ParsedHead, started: float) -> int:
+        """Complete the job together with its effect: the version waits for its texts, and each text has a job."""
+
+        async def once() -> int:
+            async with self._pool.acquire() as conn, conn.transaction():
+                await queue.complete_jobs(conn, job.lease_id, [job.id])
+                chunk_count = await store.finish_staging(conn, version.key, head)
+                if chunk_count is None:  # it has ended meanwhile
+                    await delete_staged_chunks(conn, version.key)
+                    return 0
+                made = await insert_embed_jobs(conn, version.key, version.model_id)
+                await add_event(
+                    conn,
+                    version.key,
+                    version.document_id,
+                    "ingest",
+                    "staged",
+                    attempt=job.attempt,
+                    duration_ms=_elapsed_ms(started),
+                    detail={"chunks": chunk_count, "embed_jobs": made},
+                )
+                return made
+
+        sending = start_send_span("embed")
+        made = await retry_conflicts(once)
+        if made:
+            end_send_span(sending, made)
+        return made
+
+
+def _elapsed_ms(started: float) -> float:
+    return round((time.monotonic() - started) * 1000, 1)
+
+
+def _write(file: IO[bytes], part: bytes) -> None:
+    try:
+        file.write(part)
+        file.flush()
+    except OSError as error:
+        raise RetryableError(f"the temporary file cannot be written: {error.strerror}") from None

@@ -1,0 +1,168 @@
+"""The fork server of parser children: `python -I -m services.ingester.parse_server CONTROL_FD MODEL`.
+
+It starts with an empty environment, imports what parsers need once, and forks a child for each file. The child gets the
+file and one end of a socket as descriptors, sets its limits, gives up every file but Python's own, parses, chunks and
+writes one JSON object a line: `{"pid"}`, `{"document"}`, then one `{"chunk"}` each, at last `{"end"}` or `{"error"}`. It
+never holds a secret, and no network where the system lets it give that up.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import services
+import shared
+from services.ingester import landlock
+from services.ingester.chunking import Limits, chunk_document
+from services.ingester.parsing import parse
+from shared.errors import PermanentError
+from shared.tokens import Tokenizer, open_tokenizer
+
+MESSAGE_BYTES_MAX = 65_536
+OPEN_FILES_MAX = 64
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+
+
+def main() -> None:
+    """Serve until the ingester closes the control socket."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    tokenizer = open_tokenizer(sys.argv[2])
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # sent to the whole process group; when to stop is the ingester's to say
+        signal.signal(number, signal.SIG_IGN)
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    walls = {"network": _leave_network(), "privileges": _prctl(PR_SET_NO_NEW_PRIVS, 1)}
+    ruleset = landlock.open_ruleset(_own_files())
+    walls["files"] = landlock.enter(ruleset)
+    walls["environment"] = not _can_read(f"/proc/{os.getppid()}/environ")
+    control.send(json.dumps(walls).encode())
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES_MAX, 2)
+        if not message:
+            return
+        gate, key = os.pipe()
+        child = os.fork()
+        if child == 0:
+            control.close()
+            os.close(key)
+            os.read(gate, 1)  # ends when the server has said which process this is: who could say it could name another
+            os.close(gate)
+            landlock.enter(ruleset)  # once more: one child cannot look into another either
+            _run_child(json.loads(message), descriptors[0], descriptors[1], tokenizer)
+        with contextlib.suppress(OSError):  # nobody waits for it any more
+            os.write(descriptors[1], f'{{"pid": {child}}}\n'.encode())
+        for descriptor in (*descriptors, gate, key):
+            os.close(descriptor)
+
+
+def _prctl(option: int, value: int) -> bool:
+    try:
+        return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
+    except (OSError, AttributeError):
+        return False  # not Linux
+
+
+def _leave_network() -> bool:
+    """Move to a network namespace without any interface; as an ordinary user through a user namespace."""
+    try:
+        unshare = ctypes.CDLL(None, use_errno=True).unshare
+    except (OSError, AttributeError):
+        return False
+    return bool(unshare(CLONE_NEWNET) == 0 or unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0)
+
+
+def _own_files() -> Iterator[Path]:
+    """Name what Python may have to load still: itself, its packages, libraries, and the fonts that a PDF lacks."""
+    for module in (services, shared):
+        yield from map(Path, module.__path__)
+    yield from map(Path, (sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64"))
+
+
+def _can_read(path: str) -> bool:
+    try:
+        return bool(Path(path).read_bytes())
+    except OSError:
+        return False
+
+
+def _limit(request: dict[str, Any]) -> None:
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    seconds = int(request["cpu_seconds"])
+    for kind, value in (
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_AS, int(request["memory_bytes"])),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, OPEN_FILES_MAX),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (limit, limit))
+
+
+def _run_child(request: dict[str, Any], file_descriptor: int, reply_descriptor: int, tokenizer: Tokenizer) -> None:
+    """Parse one file and leave the process, whatever happens."""
+    code = 1
+    try:
+        _limit(request)
+        with (
+            open(reply_descriptor, "w", encoding="utf-8", buffering=65_536) as reply,
+            open(file_descriptor, "rb") as file,
+        ):
+            try:
+                _parse(request, file.read(), tokenizer, reply)
+            except PermanentError as error:
+                _write(reply, {"error": str(error), "code": error.code})
+            except MemoryError:
+                _write(reply, {"error": "the parser needed more memory than it may have", "code": "parser_limit"})
+            except RecursionError:
+                _write(reply, {"error": "the file is nested too deeply", "code": "corrupt_file"})
+            except Exception as error:
+                _write(
+                    reply,
+                    {"error": f"the parser failed: {type(error).__name__}: {error}"[:500], "code": "corrupt_file"},
+                )
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _parse(request: dict[str, Any], content: bytes, tokenizer: Tokenizer, reply: Any) -> None:
+    media_type, document = parse(request["name"], content)
+    del content
+    _write(
+        reply,
+        {
+            "document": {
+                "media_type": media_type,
+                "title": document.title,
+                "metadata": document.metadata,
+                "replaced_character_count": document.replaced_character_count,
+            }
+        },
+    )
+    limits = Limits(request["tokens_target"], tokenizer.tokens_max, tokenizer.special_count)
+    for chunk in chunk_document(document, tokenizer.count, limits):
+        _write(reply, {"chunk": asdict(chunk)})
+    _write(reply, {"end": True})
+
+
+def _write(reply: Any, line: dict[str, Any]) -> None:
+    reply.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Parts of a zip container, read into bounded memory; nothing is written to disk."""
+
+import io
+import zipfile
+import zlib
+from collections.abc import Sequence
+
+from shared.errors import CorruptFile, EncryptedFile, ParserLimit
+
+ENTRIES_MAX = 20_000
+# What all entries hold together when unpacked, whether they are read or not.
+UNPACKED_BYTES_MAX = 1024 * 1024 * 1024
+PART_BYTES_MAX = 128 * 1024 * 1024
+# Deflate cannot do better than 1,032; the XML of long tables was seen at 60.
+RATIO_MAX = 250
+RATIO_FLOOR_BYTES = 16 * 1024 * 1024
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_IS_ENCRYPTED = 0x1
+
+
+class Archive:
+    """A zip file in memory that was checked before anything of it is unpacked."""
+
+    def __init__(self, content: bytes) -> None:
+        """Read the directory.
+
+        Raises: CorruptFile · ParserLimit when it promises to expand without end.
+        """
+        try:
+            self._zip = zipfile.ZipFile(io.BytesIO(content))
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
+            raise CorruptFile(
+                f"the file begins as a zip container and is none ({error}): save or copy it again"
+            ) from None
+        entries = self._zip.infolist()
+        if len(entries) > ENTRIES_MAX:
+            raise ParserLimit(f"the file holds {len(entries):,} parts; at most {ENTRIES_MAX:,} are read")
+        unpacked = sum(entry.file_size for entry in entries)
+        if unpacked > UNPACKED_BYTES_MAX or unpacked > max(RATIO_FLOOR_BYTES, RATIO_MAX * len(content)):
+            raise ParserLimit(
+                f"the file of {len(content):,} bytes would unpack to {unpacked:,}: it expands without end"
+            )
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of its parts."""
+        return self._zip.namelist()
+
+    def read(self, name: str, *, bytes_max: int = PART_BYTES_MAX) -> bytes | None:
+        """Return a part, or None when there is none of that name.
+
+        Raises: CorruptFile · EncryptedFile · ParserLimit when the part is larger than `bytes_max`.
+        """
+        try:
+            entry = self._zip.getinfo(name)
+        except KeyError:
+            return None
+        if entry.flag_bits & _IS_ENCRYPTED:
+            raise EncryptedFile
+        if entry.compress_type not in _METHODS:
+            raise CorruptFile(f"its part {name} is packed in a way that no office program uses: save it again")
+        if entry.file_size > bytes_max:
+            raise ParserLimit(f"its part {name} unpacks to {entry.file_size:,} bytes; at most {bytes_max:,} are read")
+        try:
+            with self._zip.open(entry) as part:
+                # A directory may lie: no more than it says is unpacked, and what was said is checked at the end.
+                return part.read(entry.file_size + 1)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+            raise CorruptFile(f"its part {name} is damaged ({error}): open and save the file again") from None

@@ -1,0 +1,240 @@
+"""DOCX: paragraphs, headings, items, rows, notes and text boxes in the order in which they are read.
+
+The parts are read from the container directly: a document whose picture is missing, or that has macros, or was saved in
+the strict form, is read as any other, and no picture is ever unpacked.
+"""
+
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lxml import etree
+
+from services.ingester.parsing.archive import Archive
+from services.ingester.parsing.blocks import BlockKind, ParsedDocument
+from services.ingester.parsing.docx_styles import (
+    Numbering,
+    Style,
+    child,
+    level_of,
+    local,
+    read_numbering,
+    read_styles,
+    value,
+)
+from services.ingester.parsing.titles import meaningful_title
+from services.ingester.parsing.writer import TextWriter, folded, without_invisible
+from shared.errors import CorruptFile
+
+_MAIN_PART = "word/document.xml"
+# Deleted and moved text, what Word shows elsewhere, readings beside characters, and the second form of a drawing.
+_SKIPPED = frozenset(["del", "moveFrom", "pPr", "rPr", "rt", "instrText", "delText", "tbl", "sdtPr"])
+_CONTAINERS = frozenset(["sdt", "sdtContent", "customXml", "smartTag", "ins", "moveTo", "body"])
+_CHARACTERS = {"tab": " ", "ptab": " ", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
+_CONTENTS_STYLES = ("toc ", "table of figures")
+_NOTE_KINDS = {"footnoteReference": "footnotes", "endnoteReference": "endnotes"}
+
+
+@dataclass(slots=True)
+class _Paragraph:
+    """What a paragraph says, and what hangs on it."""
+
+    text: str
+    boxes: list[etree._Element] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+
+def parse_docx(content: bytes) -> ParsedDocument:
+    """Read a word-processor document.
+
+    Raises: CorruptFile, EncryptedFile or ParserLimit with what is wrong.
+    """
+    archive = Archive(content)
+    main_name = _target(archive, "", "officeDocument") or _MAIN_PART
+    main = _part(archive, main_name)
+    if main is None:
+        raise CorruptFile("the document has no text part: open and save it again in the program that made it")
+    reader = _Reader(
+        read_styles(_related(archive, main_name, "styles")),
+        read_numbering(_related(archive, main_name, "numbering")),
+        {kind: _read_notes(_related(archive, main_name, kind)) for kind in _NOTE_KINDS.values()},
+    )
+    body = child(main, "body")
+    if body is not None:
+        reader.read(body)
+    properties = _properties(archive)
+    title = meaningful_title(reader.title) or meaningful_title(properties.pop("title", None))
+    return reader.writer.document(title or reader.writer.main_heading, properties)
+
+
+def _part(archive: Archive, name: str) -> etree._Element | None:
+    """Parse one part; entities stay as they are, nothing is fetched, and depth and length have the library's limits."""
+    content = archive.read(name)
+    if content is None:
+        return None
+    parser = etree.XMLParser(
+        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True, remove_pis=True
+    )
+    try:
+        root = etree.fromstring(content, parser)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        raise CorruptFile(f"its part {name} is no proper XML ({error}): open and save the file again") from None
+    if root.getroottree().docinfo.doctype:
+        raise CorruptFile(f"its part {name} declares a document type, which no office program writes: save it again")
+    return root
+
+
+def _target(archive: Archive, source: str, kind: str) -> str | None:
+    """Return the part that another one names as its `kind`."""
+    folder, name = posixpath.split(source)
+    relations = _part(archive, posixpath.join(folder, "_rels", f"{name}.rels"))
+    for relation in relations if relations is not None else ():
+        if relation.get("Type", "").endswith(f"/{kind}") and relation.get("TargetMode") != "External":
+            return posixpath.normpath(posixpath.join("/", folder, relation.get("Target", ""))).lstrip("/")
+    return None
+
+
+def _related(archive: Archive, source: str, kind: str) -> etree._Element | None:
+    name = _target(archive, source, kind)
+    return None if name is None else _part(archive, name)
+
+
+def _read_notes(root: etree._Element | None) -> dict[str, etree._Element]:
+    return {} if root is None else {value(note, "id"): note for note in root if value(note, "type") in ("", "normal")}
+
+
+def _properties(archive: Archive) -> dict[str, str]:
+    name = _target(archive, "", "core-properties")
+    root = None if name is None else _part(archive, name)
+    names = {"title": "title", "creator": "author", "language": "language"}
+    found = [] if root is None else [(names[local(entry)], entry.text or "") for entry in root if local(entry) in names]
+    return {name: text for name, text in found if text.strip()}
+
+
+def _elements(container: etree._Element) -> Iterator[etree._Element]:
+    """Return paragraphs, tables and rows of a container, looking through what only wraps them."""
+    stack = list(reversed(container))
+    while stack:
+        element = stack.pop()
+        if local(element) in _CONTAINERS:
+            if not _is_table_of_contents(element):
+                stack.extend(reversed(element))
+        else:
+            yield element
+
+
+def _is_table_of_contents(element: etree._Element) -> bool:
+    properties = child(element, "sdtPr")
+    part = child(properties, "docPartObj")
+    return part is not None and value(child(part, "docPartGallery"), "val") == "Table of Contents"
+
+
+def _paragraph(element: etree._Element) -> _Paragraph:
+    """Collect the text of a paragraph as it reads when all changes are accepted."""
+    parts: list[str] = []
+    paragraph = _Paragraph("")
+    stack = list(reversed(element))
+    while stack:
+        node = stack.pop()
+        name = local(node)
+        if name in _SKIPPED:
+            continue
+        if name == "t":
+            parts.append(node.text or "")
+        elif name in _CHARACTERS:
+            parts.append(_CHARACTERS[name])
+        elif name == "txbxContent":
+            paragraph.boxes.append(node)
+        elif name in _NOTE_KINDS:
+            paragraph.notes.append((_NOTE_KINDS[name], value(node, "id")))
+        elif name == "AlternateContent":  # two forms of one drawing
+            stack.extend(node[:1])
+        elif name != "r" or not _is_hidden(node):
+            stack.extend(reversed(node))
+    lines = [" ".join(line.split()) for line in without_invisible("".join(parts)).split("\n")]
+    paragraph.text = "\n".join(line for line in lines if line)
+    return paragraph
+
+
+def _is_hidden(run: etree._Element) -> bool:
+    vanish = child(child(run, "rPr"), "vanish")
+    return vanish is not None and value(vanish, "val") not in ("0", "false", "off")
+
+
+class _Reader:
+    """Writes what the elements of a document say. Nesting is bounded: the XML parser takes no more than 256 levels."""
+
+    def __init__(
+        self, styles: dict[str, Style], numbering: Numbering, notes: dict[str, dict[str, etree._Element]]
+    ) -> None:
+        self.writer = TextWriter()
+        self.title: str | None = None
+        self._styles = styles
+        self._numbering = numbering
+        self._notes = notes
+        self._was_item = False
+
+    def read(self, container: etree._Element) -> None:
+        """Write the paragraphs and tables of a container."""
+        for element in _elements(container):
+            if local(element) == "p":
+                self._read_paragraph(element)
+            elif local(element) == "tbl":
+                self._read_table(element)
+
+    def _read_paragraph(self, element: etree._Element) -> None:
+        paragraph = _paragraph(element)
+        properties = child(element, "pPr")
+        style = self._styles.get(value(child(properties, "pStyle"), "val"), Style())
+        if style.name.startswith(_CONTENTS_STYLES):
+            return
+        level = level_of(properties, style)
+        if style.name == "title":
+            self.title = self.title or folded(paragraph.text)
+            level = level or 1
+        if paragraph.text and level:
+            self.writer.add(BlockKind.HEADING, folded(paragraph.text), level=level)
+            self._was_item = False
+        elif paragraph.text:
+            marker = self._numbering.marker(child(properties, "numPr"), style)
+            self.writer.add(BlockKind.PROSE, marker + paragraph.text, is_joined=self._was_item and bool(marker))
+            self._was_item = bool(marker)
+        self._read_attached(paragraph)
+
+    def _read_attached(self, paragraph: _Paragraph) -> None:
+        """Write the notes and text boxes of a paragraph behind it, each note once."""
+        for kind, identity in paragraph.notes:
+            note = self._notes[kind].pop(identity, None)
+            if note is not None:
+                self.read(note)
+        for box in paragraph.boxes:
+            self.read(box)
+
+    def _read_table(self, table: etree._Element) -> None:
+        is_joined = False
+        self._was_item = False
+        for row in _elements(table):
+            if local(row) != "tr" or child(child(row, "trPr"), "del") is not None:
+                continue
+            cells = [cell for cell in _elements(row) if local(cell) == "tc"]
+            if len(cells) == 1:  # a frame around text
+                self.read(cells[0])
+                is_joined = False
+                continue
+            is_joined = self._read_row(cells, is_joined=is_joined)
+
+    def _read_row(self, cells: list[etree._Element], *, is_joined: bool) -> bool:
+        """Write a row, then what its cells hold besides words; return whether the next row may stand right below."""
+        inner = [[e for e in _elements(cell) if local(e) in ("p", "tbl")] for cell in cells]
+        paragraphs = [[_paragraph(e) for e in elements if local(e) == "p"] for elements in inner]
+        words = [folded(" ".join(paragraph.text for paragraph in cell)) for cell in paragraphs]
+        if any(words):
+            self.writer.add(BlockKind.ROW, " | ".join(words), is_joined=is_joined)
+        count = len(self.writer.blocks)
+        for elements, cell in zip(inner, paragraphs, strict=True):
+            for paragraph in cell:
+                self._read_attached(paragraph)
+            for element in elements:
+                if local(element) == "tbl":
+                    self._read_table(element)
+        return len(self.writer.blocks) == count

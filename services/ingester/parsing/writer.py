@@ -1,0 +1,87 @@
+"""Writes a document's text and its blocks side by side, for formats whose text does not stand in the file as it is read; pure."""
+
+import re
+
+from services.ingester.parsing.blocks import Block, BlockKind, ParsedDocument
+from shared.errors import ParserLimit
+from shared.text import one_line, storable
+
+# Some 20,000 pages; the chunks of more would not fit into one child's time and memory anyway.
+CHARACTERS_MAX = 64 * 1024 * 1024
+BLOCKS_MAX = 2_000_000
+TITLE_CHARACTERS_MAX = 300
+METADATA_CHARACTERS_MAX = 1000
+# A longer one is a paragraph in large type; it would stand beside each of its chunks.
+HEADING_CHARACTERS_MAX = 300
+LEVEL_MAX = 6
+_INVISIBLE = re.compile("[\N{SOFT HYPHEN}\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}]")
+
+
+def folded(text: str) -> str:
+    """Return a text on one line, without what is not seen: soft hyphens and spaces of no width."""
+    return " ".join(_INVISIBLE.sub("", text).split())
+
+
+def without_invisible(text: str) -> str:
+    """Return a text without soft hyphens and spaces of no width."""
+    return _INVISIBLE.sub("", text)
+
+
+class TextWriter:
+    """Collects blocks in order. What is empty is left out; what cannot be stored is replaced and counted."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._blocks: list[Block] = []
+        self._length = 0
+        self._replaced_count = 0
+
+    @property
+    def blocks(self) -> list[Block]:
+        """What was written."""
+        return self._blocks
+
+    def add(
+        self, kind: BlockKind, text: str, *, level: int = 0, page: int | None = None, is_joined: bool = False
+    ) -> None:
+        """Write one block; a joined one stands on the next line, another after an empty line.
+
+        Raises: ParserLimit when the text becomes longer than any document.
+        """
+        body, replaced = storable(text.strip())
+        if not body:
+            return
+        if kind is BlockKind.HEADING and len(body) > HEADING_CHARACTERS_MAX:
+            kind, level = BlockKind.PROSE, 0
+        separator = "" if not self._parts else "\n" if is_joined else "\n\n"
+        start = self._length + len(separator)
+        self._length = start + len(body)
+        if self._length > CHARACTERS_MAX or len(self._blocks) >= BLOCKS_MAX:
+            raise ParserLimit(f"the file holds more than {CHARACTERS_MAX:,} characters of text: split it")
+        self._parts += [separator, body]
+        self._replaced_count += replaced
+        heading = folded(body) if kind is BlockKind.HEADING else ""
+        self._blocks.append(Block(kind, start, self._length, level=min(level, LEVEL_MAX), heading=heading, page=page))
+
+    @property
+    def main_heading(self) -> str | None:
+        """The heading of the highest level, if there is only one: of several chapters none names the document."""
+        headings = [block for block in self._blocks if block.kind is BlockKind.HEADING]
+        highest = min((block.level for block in headings), default=0)
+        names = [block.heading for block in headings if block.level == highest]
+        return names[0] if len(names) == 1 else None
+
+    def document(self, title: str | None, metadata: dict[str, str], *, replaced_before: int = 0) -> ParsedDocument:
+        """Return what was written. `replaced_before` characters were replaced when the file was decoded."""
+        kept = {key: _line(value, METADATA_CHARACTERS_MAX) for key, value in metadata.items()}
+        return ParsedDocument(
+            text="".join(self._parts),
+            blocks=self._blocks,
+            title=_line(title or "", TITLE_CHARACTERS_MAX) or None,
+            metadata={key: value for key, value in kept.items() if value},
+            replaced_character_count=self._replaced_count + replaced_before,
+        )
+
+
+def _line(text: str, length_max: int) -> str:
+    return one_line(storable(folded(text))[0], length_max)

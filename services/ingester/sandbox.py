@@ -1,0 +1,199 @@
+"""The ingester's side of the parser children: start the fork server, hand it a file, read what comes back, bounded."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from services.ingester.chunking import Chunk
+from shared.errors import (
+    CorruptFile,
+    EmptyDocument,
+    EncryptedFile,
+    FileTooLarge,
+    NeedsOcr,
+    ParserLimit,
+    PermanentError,
+    RetryableError,
+    UnsupportedFormat,
+)
+
+LINE_BYTES_MAX = 4 * 1024 * 1024
+OUTPUT_BYTES_FLOOR = 64 * 1024 * 1024
+OUTPUT_RATIO_MAX = 20
+START_SECONDS_MAX = 60.0
+_ERRORS: dict[str, type[PermanentError]] = {
+    error.code: error
+    for error in (UnsupportedFormat, CorruptFile, EncryptedFile, NeedsOcr, EmptyDocument, ParserLimit, FileTooLarge)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ParseLimits:
+    """What one child may use. Units: seconds, bytes, tokens."""
+
+    seconds: float
+    memory_bytes: int
+    tokens_target: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedHead:
+    """What is known of a document before its chunks come."""
+
+    media_type: str
+    title: str | None
+    metadata: dict[str, str]
+    replaced_character_count: int
+
+
+class ParserPool:
+    """Runs each file in a child process of its own, forked from a server that is started again when it dies."""
+
+    def __init__(self, model_name: str, limits: ParseLimits) -> None:
+        self._model_name = model_name
+        self._limits = limits
+        self._server: asyncio.subprocess.Process | None = None
+        self._control: socket.socket | None = None
+        self._starting = asyncio.Lock()
+        self.walls: dict[str, bool] = {}
+
+    @property
+    def server_pid(self) -> int:
+        """The process that forks the children, once it was started."""
+        assert self._server is not None
+        return self._server.pid
+
+    async def start(self) -> None:
+        """Start the server unless it runs.
+
+        Raises: RetryableError when it does not come up.
+        """
+        async with self._starting:
+            if self._server is not None and self._server.returncode is None:
+                return
+            await self.stop()
+            ours, theirs = socket.socketpair(
+                socket.AF_UNIX, socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
+            )
+            with theirs:
+                self._server = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-I",
+                    "-m",
+                    "services.ingester.parse_server",
+                    str(theirs.fileno()),
+                    self._model_name,
+                    pass_fds=[theirs.fileno()],
+                    env={"LANG": "C.UTF-8", "TOKENIZERS_PARALLELISM": "false"},
+                    stdin=asyncio.subprocess.DEVNULL,
+                )
+            ours.setblocking(False)
+            self._control = ours
+            try:
+                hello = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(ours, 4096), START_SECONDS_MAX)
+            except TimeoutError:
+                hello = b""
+            if not hello:
+                await self.stop()
+                raise RetryableError("the parser process did not start; its error stands above in the log")
+            self.walls = json.loads(hello)
+
+    async def stop(self) -> None:
+        """Stop the server; its children die with it."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._server is not None and self._server.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._server.kill()
+            await self._server.wait()
+        self._server = None
+
+    async def parse(self, name: str, file: IO[bytes], file_bytes: int) -> AsyncGenerator[ParsedHead | Chunk, None]:
+        """Parse an open file: first its head, then its chunks.
+
+        Raises: PermanentError of the kind the parser names, or ParserLimit when the child was stopped or died.
+        """
+        await self.start()
+        assert self._control is not None
+        ours, theirs = socket.socketpair()
+        request = {
+            "name": name,
+            "tokens_target": self._limits.tokens_target,
+            "cpu_seconds": self._limits.seconds,
+            "memory_bytes": self._limits.memory_bytes,
+        }
+        with theirs:
+            try:
+                socket.send_fds(self._control, [json.dumps(request).encode()], [file.fileno(), theirs.fileno()])
+            except OSError as error:
+                ours.close()
+                raise RetryableError(f"the parser process is gone ({error})") from None
+        reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES_MAX)
+        child = _Child()
+        try:
+            output_bytes_max = max(OUTPUT_BYTES_FLOOR, OUTPUT_RATIO_MAX * file_bytes)
+            async for item in _read(reader, child, output_bytes_max, self._limits.seconds):
+                yield item
+        finally:
+            writer.close()
+            child.kill()
+
+
+class _Child:
+    def __init__(self) -> None:
+        self.pid: int | None = None
+
+    def kill(self) -> None:
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+async def _read(
+    reader: asyncio.StreamReader, child: _Child, output_bytes_max: int, seconds: float
+) -> AsyncGenerator[ParsedHead | Chunk, None]:
+    seen = 0
+    left = seconds  # only waiting for the child counts, not what is done with its chunks
+    while True:
+        started = time.monotonic()
+        try:
+            line = await asyncio.wait_for(reader.readline(), left)
+        except TimeoutError:
+            raise ParserLimit(f"parsing took longer than {seconds:g} s: split the file") from None
+        except ValueError:
+            raise ParserLimit("the parser wrote a line that is too long") from None
+        except ConnectionError:
+            line = b""
+        left -= time.monotonic() - started
+        seen += len(line)
+        if seen > output_bytes_max:
+            raise ParserLimit("the parser wrote more than the file can hold: it expands without end")
+        if not line.endswith(b"\n"):
+            raise ParserLimit(
+                "the parser was stopped: the file needs more memory or time than it may have, or crashes it"
+            )
+        message: dict[str, Any] = json.loads(line)
+        match message:
+            case {"pid": int(pid)} if child.pid is None:  # the server's line, before any of the child's
+                child.pid = pid
+            case {"document": head}:
+                yield ParsedHead(**head)
+            case {"chunk": chunk}:
+                yield Chunk(**chunk)
+            case {"end": True}:
+                child.pid = None
+                return
+            case {"error": str(reason), "code": code}:
+                child.pid = None
+                raise _ERRORS.get(code, CorruptFile)(reason)
+            case _:
+                raise ParserLimit("the parser wrote what it should not")

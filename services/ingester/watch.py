@@ -1,0 +1,268 @@
+"""The watcher: every file of the inbox becomes a version as soon as it is whole.
+
+File-system events are a hint, the scan is the truth: it is armed before the first scan, the whole inbox is scanned again
+every `rescan_seconds`, and a new folder at once. A file is whole when it was closed after writing or renamed into place;
+where there are no such events, when it has not changed for `settle_seconds`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from pathlib import Path
+
+from services.ingester import store
+from services.ingester.deletion_guard import DeletionGuard
+from services.ingester.inbox import Fingerprint, Listing, fingerprint, is_open_for_writing, scan
+from services.ingester.paths import INBOX_SCHEME, collection_of, decode_path, display_path, inbox_uri, shortened
+from services.ingester.settings import IngesterSettings
+from services.ingester.signals import Closed, Lost, Moved, Opened, Removed, Signal, Touched, watch_folder
+from services.ingester.take import FileTaker
+from shared import intake
+from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool
+from shared.telemetry import Event, log
+
+# Programs replace a file by deleting and creating it: a deletion is believed when the name stays away this long.
+DELETION_GRACE_SECONDS = 0.3
+# A file that somebody opened for writing and never closed is taken when it has been still for this long.
+OPEN_FILE_PATIENCE_SECONDS = 60.0
+RETRY_SECONDS = 1.0
+ANOTHER_FOLDER_SECONDS = 5.0
+SKIPPED_LISTED_MAX = 10_000
+
+
+class InboxWatcher:
+    """Keeps the database's picture of one inbox."""
+
+    def __init__(self, pool: Pool, settings: IngesterSettings, model_id: int) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._root = settings.inbox.resolve()
+        self._taker = FileTaker(pool, settings, self._root, model_id)
+        self._guard = DeletionGuard(pool, self._root)
+        self._seen: dict[str, tuple[Fingerprint, float]] = {}  # candidates that settle
+        self._due: dict[str, float] = {}  # path → when to look at it
+        self._missing: dict[str, float] = {}  # path → since when
+        self._opened: dict[str, float] = {}
+        self._changed = asyncio.Event()
+        self._scan_now = True
+        self._scanned_at = 0.0
+
+    @property
+    def note(self) -> str | None:
+        """What a person should know of the inbox, or None."""
+        return self._guard.note
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        signals: asyncio.Queue[Signal] = asyncio.Queue()
+        self._root.mkdir(parents=True, exist_ok=True)
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # see is_open_for_writing
+        while True:
+            with watch_folder(self._root, signals):
+                reading = asyncio.create_task(self._read_signals(signals))
+                try:
+                    await self._look_until_root_changes()
+                finally:
+                    reading.cancel()
+
+    async def _look_until_root_changes(self) -> None:
+        identity = _identity(self._root)
+        self._scan_now = True
+        while _identity(self._root) == identity:
+            try:
+                if self._scan_now or time.monotonic() - self._scanned_at >= self._settings.rescan_seconds:
+                    if not await self._guard.is_our_inbox():
+                        await asyncio.sleep(min(self._settings.rescan_seconds, ANOTHER_FOLDER_SECONDS))
+                        continue
+                    await self._rescan()
+                await self._take_due()
+                await self._delete_missing()
+            except (*CONNECTION_ERRORS, *CONFLICT_ERRORS) as error:
+                log(Event.DATABASE_UNAVAILABLE, logging.WARNING, reason=str(error) or type(error).__name__)
+                self._scan_now = True
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            await self._wait()
+        if identity is None:
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _wait(self) -> None:
+        now = time.monotonic()
+        due = [self._scanned_at + self._settings.rescan_seconds, *self._due.values()]
+        due += [since + DELETION_GRACE_SECONDS for since in self._missing.values()]
+        self._changed.clear()
+        if self._scan_now:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), max(0.0, min(due) - now))
+
+    # -- hints ------------------------------------------------------------------------------------------------------
+
+    async def _read_signals(self, signals: asyncio.Queue[Signal]) -> None:
+        while True:
+            self._on_signal(await signals.get())
+            self._changed.set()
+
+    def _on_signal(self, signal: Signal) -> None:
+        now = time.monotonic()
+        match signal:
+            case Opened(path):
+                self._opened[path] = now
+                self._due.pop(path, None)
+            case Touched(path):
+                self._opened[path] = now
+            case Closed(path):
+                self._opened.pop(path, None)
+                self._seen.pop(path, None)
+                self._taker.written.add(path)
+                self._missing.pop(path, None)
+                self._schedule(path, now)
+            case Moved(source, target):
+                self._opened.pop(source, None)
+                self._missing.pop(target, None)
+                if source in self._taker.known:
+                    self._taker.moved_from[target] = source
+                self._missing[source] = now
+                self._schedule(target, now)
+            case Removed(path):
+                self._opened.pop(path, None)
+                self._missing[path] = now
+            case Lost():
+                self._scan_now = True
+
+    def _schedule(self, path: str, at: float) -> None:
+        self._due[path] = max(at, self._taker.earliest(path))
+
+    # -- truth ------------------------------------------------------------------------------------------------------
+
+    async def _rescan(self) -> None:
+        self._scan_now = False
+        try:
+            listing = await asyncio.to_thread(scan, self._root)
+        except OSError as error:
+            self._guard.cannot_read(f"the inbox {self._root} cannot be read: {error.strerror}")
+            self._scanned_at = time.monotonic()
+            return
+        now = time.monotonic()
+        self._taker.forget_all_but(listing.files)
+        for path, current in listing.files.items():
+            if path not in self._due and not self._taker.is_done(path, current):
+                self._settle(path, current, now)
+        await self._list_skipped(listing)
+        await self._find_vanished(listing, now)
+        self._scanned_at = time.monotonic()
+        log(
+            Event.INBOX_SCANNED,
+            logging.DEBUG,
+            files=len(listing.files),
+            skipped=len(listing.skipped),
+            duration_ms=round((self._scanned_at - now) * 1000, 1),
+        )
+
+    def _settle(self, path: str, current: Fingerprint, now: float) -> None:
+        """Take a file that has been still long enough; look again at the others."""
+        if path in self._opened and is_open_for_writing(self._root, path) is False:
+            del self._opened[path]  # its closing was missed, as happens in a folder that has just been made
+        patience = OPEN_FILE_PATIENCE_SECONDS if path in self._opened else self._settings.settle_seconds
+        before = self._seen.get(path)
+        still_since = before[1] if before is not None and before[0] == current else now
+        # The file system's clock may differ from ours; a file that looks old is old, one that looks new has to wait.
+        age = time.time() - current.modified_ns / 1e9
+        if path not in self._opened and age > self._settings.settle_seconds:
+            self._due[path] = now
+        elif now - still_since >= patience:
+            self._opened.pop(path, None)
+            self._due[path] = now
+        else:
+            self._seen[path] = (current, still_since)
+            self._due[path] = still_since + patience
+            return
+        self._seen.pop(path, None)
+
+    async def _list_skipped(self, listing: Listing) -> None:
+        # A file that is written for ever is never whole; whoever waits for it should see why.
+        unfinished = dict.fromkeys(
+            self._opened.keys() & listing.files.keys(), "it is being written; it is taken when that is done"
+        )
+        skipped = [*listing.skipped.items(), *self._taker.refused.items(), *unfinished.items()][:SKIPPED_LISTED_MAX]
+        rows = {shortened(path): (collection_of(path), reason) for path, reason in skipped}
+        await store.replace_skipped_files(self._pool, [(INBOX_SCHEME + name, *row) for name, row in rows.items()])
+
+    async def _find_vanished(self, listing: Listing, now: float) -> None:
+        """Compare with the database what the file system no longer has."""
+        if not listing.is_complete:
+            return
+        stored = await store.list_inbox_documents(self._pool)
+        present = {(collection_of(path), inbox_uri(path)) for path in listing.files}
+        vanished = [decode_path(display_path(uri)) for collection, uri in stored if (collection, uri) not in present]
+        if not await self._guard.allows(len(vanished), len(stored)):
+            return
+        for path in vanished:
+            self._missing.setdefault(path, now)
+
+    # -- taking -----------------------------------------------------------------------------------------------------
+
+    async def _take_due(self) -> None:
+        now = time.monotonic()
+        for path in sorted((path for path, at in self._due.items() if at <= now), key=self._due.__getitem__):
+            detected = self._due.pop(path)
+            current = fingerprint(self._root, path)
+            if current is None:
+                self._taker.moved_from.pop(path, None)
+                continue
+            if path in self._seen and path not in self._taker.moved_from:  # settling without events: look once more
+                self._settle(path, current, time.monotonic())
+                if path not in self._due or self._due[path] > time.monotonic():
+                    continue
+                del self._due[path]
+            if self._taker.is_done(path, current):
+                continue
+            try:
+                again = await self._taker.take(path, detected)
+            except (*CONNECTION_ERRORS, *CONFLICT_ERRORS):
+                self._due[path] = time.monotonic() + RETRY_SECONDS
+                raise
+            if again is not None:
+                self._due[path] = again
+
+    # -- deleting ---------------------------------------------------------------------------------------------------
+
+    async def _delete_missing(self) -> None:
+        now = time.monotonic()
+        due = [path for path, since in self._missing.items() if now - since >= DELETION_GRACE_SECONDS]
+        if not due:
+            return
+        gone = [path for path in due if fingerprint(self._root, path) is None and not self._is_moving(path)]
+        stored = await store.list_inbox_documents(self._pool) if gone else set()
+        vanished = {uri for _, uri in stored} & {inbox_uri(path) for path in gone}
+        is_doubtful = self._guard.is_mass(len(vanished), len(stored)) or await self._guard.is_paused()
+        # What is confirmed is deleted; what is not, the next scan counts against all there are.
+        if vanished and is_doubtful and not await self._guard.allows(len(vanished), len(stored)):
+            self._scan_now = not await self._guard.is_paused()
+            gone = []
+        for path in due:
+            self._missing.pop(path, None)
+        for path in gone:
+            await self._delete(path)
+
+    def _is_moving(self, path: str) -> bool:
+        return any(source == path and target in self._due for target, source in self._taker.moved_from.items())
+
+    async def _delete(self, path: str) -> None:
+        self._taker.forget(path)
+        collection_id = await intake.find_collection(self._pool, collection_of(path))
+        if collection_id is None:
+            return
+        document_id = await intake.delete_document(self._pool, collection_id, inbox_uri(path))
+        if document_id is not None:
+            log(Event.DOCUMENT_DELETED, path=inbox_uri(path), document_id=document_id)
+
+
+def _identity(root: Path) -> tuple[int, int] | None:
+    try:
+        status = root.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

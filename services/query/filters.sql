@@ -1,0 +1,35 @@
+-- What the query process reads when a question is asked of some documents only.
+
+-- name: retrieve_filtered
+-- The candidates of both arms in those documents of collection $2 that the filters leave, each with both scores.
+-- $1 scope int[] · $2 collection_id int · $3 model_id smallint · $4 question text · $5 question_vector halfvec · $6 arm_limit int
+-- · $7 scored_limit int · $8 document_ids bigint[], NULL = any · $9 path_prefix text, NULL = any
+-- Rows: up to 2 × $6; exact in both arms while the filters leave at most $7 chunks, in the dense one always.
+-- The vectors are ordered by the bare column on purpose: an index over them stands on another expression, and would find what
+-- is nearest in all documents, with few of the wanted ones among it.
+WITH kept AS MATERIALIZED (
+  SELECT id
+  FROM document
+  WHERE $2::integer = ANY ($1::integer[]) AND collection_id = $2::integer
+    AND ($8::bigint[] IS NULL OR id = ANY ($8::bigint[]))
+    AND ($9::text IS NULL OR starts_with(substr(source_uri, strpos(source_uri, ':') + 1), $9::text))
+), nearest AS MATERIALIZED (
+  SELECT v.chunk_id
+  FROM kept AS k
+  JOIN chunk_vector AS v ON v.collection_id = $2::integer AND v.model_id = $3::smallint AND v.document_id = k.id
+  ORDER BY v.vector <#> $5::halfvec
+  LIMIT $7::integer
+), scored AS MATERIALIZED (
+  SELECT l.chunk_id, v.document_id, (-(v.vector <#> $5::halfvec))::double precision AS cosine, l.bm25
+  FROM lexical_hits($2::integer, $4::text, ARRAY(SELECT chunk_id FROM nearest), $7::integer) AS l
+  JOIN chunk_vector AS v ON v.collection_id = $2::integer AND v.model_id = $3::smallint AND v.chunk_id = l.chunk_id
+  JOIN kept AS k ON k.id = v.document_id
+), placed AS (
+  SELECT chunk_id, document_id, cosine, bm25,
+    row_number() OVER (ORDER BY cosine DESC, chunk_id) AS dense_place,
+    bm25 > 0 AND row_number() OVER (ORDER BY bm25 DESC, chunk_id) <= $6::integer AS is_lexical_hit
+  FROM scored
+)
+SELECT chunk_id, document_id, cosine, bm25, is_lexical_hit
+FROM placed
+WHERE is_lexical_hit OR dense_place <= $6::integer

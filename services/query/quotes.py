@@ -1,0 +1,45 @@
+"""A written answer's markers → citations: for each cited source the sentence that fits the claim best, verbatim; pure."""
+
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+from services.query.citations import Citation, Hit, sentences_of
+
+_WORD = re.compile(r"\w+")
+# The claim names the sentence; the question helps where the claim only says "yes" or a number.
+QUESTION_SHARE = 0.3
+
+
+def cite_claims(
+    question: str, offered: Sequence[Hit], said: Mapping[int, str], cited: Collection[int]
+) -> list[Citation]:
+    """Bind each cited source to what it is cited for.
+
+    Order: by index, which stays the number in the prompt.
+    """
+    return [_cite(number, offered[number - 1], said.get(number, ""), question) for number in sorted(cited)]
+
+
+def whole(offered: Sequence[Hit]) -> list[Citation]:
+    """Show hits as numbered sources, each with its whole text."""
+    return [
+        Citation(number, hit, hit.char_start, hit.char_end, hit.text) for number, hit in enumerate(offered, start=1)
+    ]
+
+
+def _cite(number: int, hit: Hit, claim: str, question: str) -> Citation:
+    claimed, asked = _words(claim), _words(question)
+
+    def fit(text: str) -> float:
+        words = _words(text)
+        return (len(words & claimed) + QUESTION_SHARE * len(words & asked)) / math.sqrt(len(words) or 1)
+
+    best = max(sentences_of([hit]), key=lambda sentence: fit(sentence.text), default=None)
+    if best is None or fit(best.text) == 0:  # a table, code, or another language than the answer's
+        return Citation(number, hit, hit.char_start, hit.char_end, hit.text)
+    return Citation(number, hit, hit.char_start + best.start, hit.char_start + best.end, best.text)
+
+
+def _words(text: str) -> set[str]:
+    return {word.casefold() for word in _WORD.findall(text)}

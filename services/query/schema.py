@@ -1,0 +1,337 @@
+"""What goes in and out over HTTP."""
+
+import uuid
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from services.query.answer import QUESTION_CHARACTERS_MAX, STRATEGY, Answer, Asked
+from services.query.citations import Citation, Hit
+from services.query.filters import Filters
+from services.query.prompt import Turn
+from services.query.store import CollectionRow, DocumentRow
+from services.query.wait import WAIT_SECONDS_MAX, Awaited
+from shared.errors import RequestError
+from shared.text import storable
+
+TOP_K_MAX = 50
+TURNS_MAX = 50
+FILTERED_DOCUMENTS_MAX = 1000
+PATH_PREFIX_CHARACTERS_MAX = 4096
+ID_MAX = 2**63 - 1
+UNCITED_NOTE = "the model named no source for this, so nothing in the documents supports it"
+FALLBACK_NOTE = "the model was not available; these are sentences of the documents"
+CUT_NOTE = "the model stopped at a limit in the middle of its answer: raise ASKBOX_LLM_ANSWER_TOKENS"
+DocumentState = Literal["queued", "parsing", "embedding", "ready", "failed", "superseded"]
+
+
+class FiltersIn(BaseModel):
+    """Which documents are asked. One that is given twice, by its id and its path, has to fit both."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    document_ids: list[Annotated[int, Field(ge=1, le=ID_MAX)]] | None = Field(
+        default=None, max_length=FILTERED_DOCUMENTS_MAX
+    )
+    path_prefix: Annotated[str, AfterValidator(lambda prefix: storable(prefix)[0])] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=PATH_PREFIX_CHARACTERS_MAX,
+        description="How `file_path` has to begin, letter by letter: `handbook/` is a folder of the inbox.",
+    )
+
+
+class _PlaceIn(BaseModel):
+    """A question, and where to look. No collection means every collection that the caller may read."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"question": "How are the nightly backups encrypted?"}]}
+    )
+
+    question: str = Field(min_length=1, max_length=QUESTION_CHARACTERS_MAX)
+    collection: str | None = Field(default=None, max_length=200)
+    collections: list[str] | None = Field(default=None, max_length=100)
+    filters: FiltersIn | None = None
+    wait_for: uuid.UUID | None = Field(
+        default=None,
+        description=f"A `job_id` of `/ingest`: first wait, at most {WAIT_SECONDS_MAX:.0f} s, until each of its documents "
+        "is ready or failed. `pending` tells what was still in work then.",
+    )
+
+    def names(self) -> list[str] | None:
+        """Return the collections that are named, or None for all.
+
+        Raises: RequestError when both fields are given.
+        """
+        if self.collection is not None and self.collections is not None:
+            raise RequestError("give `collection` or `collections`, not both")
+        return [self.collection] if self.collection is not None else self.collections
+
+    def filtering(self) -> Filters | None:
+        """Return the filters, or None when they leave every document."""
+        if self.filters is None or self.filters == FiltersIn():
+            return None
+        return Filters(self.filters.document_ids, self.filters.path_prefix)
+
+    def awaited(self, scope: list[int]) -> Awaited | None:
+        """Return what is waited for, among the collections that the caller may read."""
+        return Awaited(self.wait_for, scope) if self.wait_for is not None else None
+
+
+class TurnIn(BaseModel):
+    """An earlier message of a conversation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["user", "assistant"]
+    content: str = Field(max_length=QUESTION_CHARACTERS_MAX)
+
+
+class QuestionIn(_PlaceIn):
+    """A question to answer."""
+
+    top_k: int = Field(default=8, ge=1, le=TOP_K_MAX)
+    stream: bool = Field(default=False, description="Answer as server-sent events, as `POST /query/stream` does.")
+    messages: list[TurnIn] = Field(
+        default=[],
+        max_length=TURNS_MAX,
+        description="What was said before, oldest first. A chat model reads the latest that fit; what is retrieved, and an "
+        "extractive answer, depend on `question` alone.",
+    )
+
+    def asked(self, collections: list[CollectionRow], key_id: int | None) -> Asked:
+        """Say who asks what, where."""
+        history = [Turn(turn.role, turn.content) for turn in self.messages]
+        return Asked(self.question, collections, self.top_k, history, key_id, self.filtering())
+
+
+class SearchIn(_PlaceIn):
+    """Words to look for."""
+
+    top_k: int = Field(default=10, ge=1, le=200)
+
+    def asked(self, collections: list[CollectionRow], key_id: int | None) -> Asked:
+        """Say who looks for what, where."""
+        return Asked(self.question, collections, self.top_k, key_id=key_id, filters=self.filtering())
+
+
+class SourceOut(BaseModel):
+    """A span of a document that the answer quotes, verbatim: `quote` is characters `char_start` to `char_end` of its text."""
+
+    index: int
+    document_id: int
+    collection: str
+    file_path: str
+    title: str | None
+    heading: str
+    page: int | None
+    char_start: int
+    char_end: int
+    similarity: float
+    quote: str
+
+    @classmethod
+    def of(cls, citation: Citation) -> "SourceOut":
+        """Show a citation."""
+        hit = citation.hit
+        return cls(
+            index=citation.index,
+            document_id=hit.document_id,
+            collection=hit.collection,
+            file_path=file_path(hit.source_uri),
+            title=hit.title,
+            heading=hit.heading,
+            page=hit.page,
+            char_start=citation.char_start,
+            char_end=citation.char_end,
+            similarity=round(hit.cosine, 4),
+            quote=citation.quote,
+        )
+
+
+class MetaOut(BaseModel):
+    """How the answer came about and how fresh it is.
+
+    `pending` counts versions that are still in work. `model` is the chat model that wrote the answer; without one it is made
+    of sentences of the documents. `note` says what is to be known of the answer: that it is `uncited`, so not `answered`
+    although there is a text; that it is `truncated`; that it is a `fallback`.
+    """
+
+    model: str | None
+    retrieval_strategy: str
+    chunks_used: int
+    context_tokens: int
+    latency_ms: float
+    trace_id: str | None
+    as_of: datetime
+    pending: int
+    confidence: float
+    uncited: bool = False
+    truncated: bool = False
+    fallback: Literal["extractive"] | None = None
+    note: str | None = None
+
+
+class TokensOut(BaseModel):
+    """Tokens used."""
+
+    prompt: int
+    completion: int
+    embedding: int
+
+
+class AnswerOut(BaseModel):
+    """An answer with its sources. When `answered` is false there are none."""
+
+    question: str
+    answer: str
+    answered: bool
+    sources: list[SourceOut]
+    meta: MetaOut
+    tokens: TokensOut
+
+    @classmethod
+    def of(cls, question: str, answer: Answer, *, latency_ms: float, trace_id: str | None) -> "AnswerOut":
+        """Show an answer."""
+        found, usage = answer.found, answer.usage
+        notes = [
+            note
+            for is_so, note in (
+                (answer.is_uncited, UNCITED_NOTE),
+                (answer.is_fallback, FALLBACK_NOTE),
+                (answer.is_cut, CUT_NOTE),
+            )
+            if is_so
+        ]
+        return cls(
+            question=question,
+            answer=answer.text,
+            answered=answer.is_answered,
+            sources=[SourceOut.of(c) for c in answer.citations],
+            meta=MetaOut(
+                model=usage.model if usage else None,
+                retrieval_strategy=STRATEGY,
+                chunks_used=answer.chunks_used,
+                context_tokens=answer.context_tokens,
+                latency_ms=latency_ms,
+                trace_id=trace_id,
+                as_of=found.retrieval.as_of,
+                pending=found.retrieval.pending,
+                confidence=round(found.confidence, 4),
+                uncited=answer.is_uncited,
+                truncated=answer.is_cut,
+                fallback="extractive" if answer.is_fallback else None,
+                note="; ".join(notes) or None,
+            ),
+            tokens=TokensOut(
+                prompt=usage.prompt_tokens if usage else 0,
+                completion=usage.completion_tokens if usage else 0,
+                embedding=found.question_tokens,
+            ),
+        )
+
+
+class HitOut(BaseModel):
+    """A chunk as it was ranked."""
+
+    document_id: int
+    collection: str
+    file_path: str
+    title: str | None
+    heading: str
+    page: int | None
+    char_start: int
+    char_end: int
+    score: float
+    similarity: float
+    bm25: float
+    text: str
+
+    @classmethod
+    def of(cls, hit: Hit) -> "HitOut":
+        """Show a hit."""
+        return cls(
+            document_id=hit.document_id,
+            collection=hit.collection,
+            file_path=file_path(hit.source_uri),
+            title=hit.title,
+            heading=hit.heading,
+            page=hit.page,
+            char_start=hit.char_start,
+            char_end=hit.char_end,
+            score=round(hit.score, 6),
+            similarity=round(hit.cosine, 6),
+            bm25=round(hit.bm25, 6),
+            text=hit.text,
+        )
+
+
+class HitsOut(BaseModel):
+    """Chunks, best first."""
+
+    data: list[HitOut]
+    pending: int
+
+
+class DocumentOut(BaseModel):
+    """A document; `state` is its newest version's, `searchable` says whether a version of it answers."""
+
+    id: int
+    collection: str
+    file_path: str
+    title: str | None
+    state: DocumentState
+    error: str | None
+    error_code: str | None
+    version: int
+    searchable: bool
+    chunks: int | None
+    file_bytes: int
+    media_type: str | None
+    detected_at: datetime
+    ready_at: datetime | None
+    metadata: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: DocumentRow) -> "DocumentOut":
+        """Show a document."""
+        return cls(
+            id=row.id,
+            collection=row.collection,
+            file_path=file_path(row.source_uri),
+            title=row.title,
+            state=row.state,
+            error=row.error,
+            error_code=row.error_code,
+            version=row.version,
+            searchable=row.is_searchable,
+            chunks=row.chunks,
+            file_bytes=row.file_bytes,
+            media_type=row.media_type,
+            detected_at=row.detected_at,
+            ready_at=row.ready_at,
+            metadata=row.metadata,
+        )
+
+
+class DocumentsOut(BaseModel):
+    """A page of documents; the next begins `after` the last id."""
+
+    data: list[DocumentOut]
+    has_more: bool
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    trace_id: str | None = None
+
+
+def file_path(source_uri: str) -> str:
+    """Return what people know a document by."""
+    return source_uri.partition(":")[2]

@@ -1,0 +1,163 @@
+"""An answer's events as server-sent events, and the end of the work when its client leaves.
+
+**Invariants:** events are made by one task, which is cancelled as soon as the client has left, takes nothing for too long,
+or the process stops; what fails before the first event is an ordinary error; a stream that has begun and is read to its end
+ends with exactly one `done` or `error`.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from services.query.problems import problem_of
+
+T = TypeVar("T")
+# A slow client holds the model back instead of filling memory.
+EVENTS_HELD_MAX = 64
+# Proxies close what is silent for a minute.
+KEEP_ALIVE_SECONDS = 15.0
+# A client that takes nothing for so long has left without saying so.
+SEND_SECONDS_MAX = 30.0
+# What JSON leaves as it is and many clients take for the end of a line. Within JSON they stand in strings only.
+_LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """One event: its name, and its data as JSON."""
+
+    name: str
+    data: str
+
+
+class ClientLeft(Exception):
+    """Nobody waits for this answer any more."""
+
+
+async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do some work, and stop it when the client leaves.
+
+    Raises: ClientLeft then.
+    """
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_left(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientLeft
+        return working.result()
+    finally:
+        await _end(working, leaving)
+
+
+async def open_stream(request: Request, events: AsyncGenerator[StreamEvent, None]) -> "EventStream":
+    """Begin to make events and return when the first is there.
+
+    Raises: what making the first one raised; ClientLeft when the client did not wait for it.
+    """
+    production = _Production(events)
+    try:
+        return EventStream(production, await unless_left(request, production.first()))
+    except BaseException:
+        await production.stop()
+        raise
+
+
+class _Production:
+    """One task that makes events, and the few that are not sent yet. Behind the last comes None, or what went wrong."""
+
+    def __init__(self, events: AsyncGenerator[StreamEvent, None]) -> None:
+        self._made: asyncio.Queue[StreamEvent | Exception | None] = asyncio.Queue(EVENTS_HELD_MAX)
+        self._task = asyncio.create_task(self._make(events))
+
+    async def _make(self, events: AsyncGenerator[StreamEvent, None]) -> None:
+        end: Exception | None = None
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    await self._made.put(event)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the one who waits is told)
+            end = error
+        await self._made.put(end)
+
+    async def first(self) -> StreamEvent | None:
+        """Wait for the first event.
+
+        Raises: what making it raised.
+        """
+        made = await self.next()
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    async def next(self) -> StreamEvent | Exception | None:
+        """Wait for what comes next."""
+        return await self._made.get()
+
+    async def stop(self) -> None:
+        """End the work, with everything that it has open."""
+        await _end(self._task)
+
+
+class EventStream(StreamingResponse):
+    """Sends events as they are made."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, production: _Production, first: StreamEvent | None) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(self._encode(first), headers=headers)
+        self._production = production
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI's signature)
+        """Send until the last event, or until the client has left."""
+        sending = asyncio.create_task(self.stream_response(_bounded(send)))
+        leaving = asyncio.create_task(_left(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                with suppress(OSError):  # the client left, or took nothing any more
+                    sending.result()
+        finally:
+            await _end(sending, leaving)
+            await self._production.stop()
+
+    async def _encode(self, first: StreamEvent | None) -> AsyncIterator[bytes]:
+        made: StreamEvent | Exception | None = first
+        while isinstance(made, StreamEvent):
+            yield format_sse_event(event=made.name, data_str=made.data.translate(_LINE_ENDS))
+            while True:
+                try:
+                    async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                        made = await self._production.next()
+                    break
+                except TimeoutError:
+                    yield KEEPALIVE_COMMENT
+        if made is not None:
+            yield format_sse_event(event="error", data_str=bytes(problem_of(made).body).decode())
+
+
+def _bounded(send: Send) -> Send:
+    async def bounded(message: Message) -> None:
+        async with asyncio.timeout(SEND_SECONDS_MAX):
+            await send(message)
+
+    return bounded
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _end(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

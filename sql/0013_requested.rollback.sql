@@ -1,0 +1,3 @@
+SET ROLE askbox_owner;
+DROP VIEW requested_version;
+RESET ROLE;

@@ -1,0 +1,89 @@
+"""Build an index by its job and compare: seconds, recall, and the whole retrieval before and after."""
+
+import random
+import statistics
+import time
+from dataclasses import dataclass
+
+import asyncpg
+from pgvector import HalfVector
+
+from services.embedder.index import IndexHandler
+from services.embedder.index_build import IndexBuilder
+from services.query import store
+from services.query.retrieve import ARM_LIMIT
+from shared.database import open_pool
+from tests.factories import claim
+from tests.planting import MEMORY_BYTES, Planted, mixture, nearest, plant, recall
+
+SIZES = {"large": 60_000, "small": 200}
+DIMENSION = 384
+WORDS = 60
+QUESTIONS = 150
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one part of a question."""
+
+    p50: float
+    p95: float
+
+    def __str__(self) -> str:
+        return f"p50 {self.p50:6.1f} ms, p95 {self.p95:6.1f} ms"
+
+
+async def measure(url: str) -> None:
+    """Plant, measure, build, measure again, print."""
+    planted = await plant(url, SIZES, DIMENSION, words=WORDS)
+    async with (
+        open_pool(url, "askbox_worker", "bench worker", connections_max=4) as workers,
+        open_pool(url, "askbox_reader", "bench reader", connections_max=1) as readers,
+    ):
+        await _do_index_jobs(workers, IndexHandler(workers))
+        connection = await asyncpg.connect(url)
+        await connection.execute("VACUUM ANALYZE askbox.chunk, askbox.chunk_vector")
+        await connection.close()
+        async with readers.acquire() as conn:
+            exact = {name: await _time(conn, one, is_hybrid=False) for name, one in planted.items()}
+            before = {name: await _time(conn, one, is_hybrid=True) for name, one in planted.items()}
+            started = time.monotonic()
+            await _do_index_jobs(workers, IndexHandler(workers, IndexBuilder(url, memory_bytes=MEMORY_BYTES)))
+            seconds = time.monotonic() - started
+            print(f"index: {SIZES['large']} + {SIZES['small']} chunks of {DIMENSION} dimensions and {WORDS} words")
+            print(f"  job (statistics, text index, vector index)  {seconds:6.1f} s")
+            for name, one in planted.items():
+                dense, hybrid = await _time(conn, one, is_hybrid=False), await _time(conn, one, is_hybrid=True)
+                print(f"  {name}: recall@10 {await _recall(conn, one):.4f}")
+                print(f"    vectors only, exact scan      {exact[name]}")
+                print(f"    vectors only, after           {dense}  (ratio {exact[name].p50 / dense.p50:.1f})")
+                print(f"    both arms, exact scan         {before[name]}")
+                print(f"    both arms, after              {hybrid}  (ratio {before[name].p50 / hybrid.p50:.1f})")
+
+
+async def _do_index_jobs(pool: asyncpg.Pool, handler: IndexHandler) -> None:
+    await handler.request_outdated()
+    while jobs := await claim(pool, "index", batch_size=1):
+        await handler.process(jobs)
+
+
+async def _time(conn: asyncpg.Connection, planted: Planted, *, is_hybrid: bool) -> Timing:
+    """Time the statement of a question; without words the text is not searched."""
+    words = random.Random(1)
+    collection = planted.collection
+    times = []
+    for vector in mixture(QUESTIONS, DIMENSION, 99):
+        question = " ".join(f"word{int(20_000 ** words.random())}" for _ in range(8)) if is_hybrid else ""
+        async with conn.transaction():
+            await store.set_scope(conn, [collection.id])
+            started = time.perf_counter()
+            await store.retrieve(conn, [collection.id], collection, question, HalfVector(vector), arm_limit=ARM_LIMIT)
+            times.append((time.perf_counter() - started) * 1000)
+    return Timing(statistics.median(times), sorted(times)[int(0.95 * len(times))])
+
+
+async def _recall(conn: asyncpg.Connection, planted: Planted) -> float:
+    questions = mixture(QUESTIONS, DIMENSION, 99)
+    async with conn.transaction():
+        await store.set_scope(conn, [planted.collection.id])
+        return recall(planted, questions, [await nearest(conn, planted, question) for question in questions])

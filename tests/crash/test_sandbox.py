@@ -1,0 +1,293 @@
+"""Parser children: real processes, their walls and what is told when one ends badly."""
+
+import asyncio
+import io
+import os
+import signal
+import sys
+import tempfile
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import docx
+import psutil
+import pytest
+from PIL import Image
+from reportlab.lib.pdfencrypt import StandardEncryption
+from reportlab.pdfgen.canvas import Canvas
+
+from services.ingester.chunking import Chunk
+from services.ingester.parsing.registry import DOCX
+from services.ingester.sandbox import ParsedHead, ParseLimits, ParserPool, _Child, _read
+from shared.errors import CorruptFile, EncryptedFile, NeedsOcr, ParserLimit, PermanentError, UnsupportedFormat
+from shared.settings import BUNDLED_MODEL
+from tests.waiting import until
+
+GIB = 1024**3
+
+
+async def parse(parsers: ParserPool, content: bytes, name: str = "note.md") -> tuple[ParsedHead, list[Chunk]]:
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.seek(0)
+        head, *chunks = [item async for item in parsers.parse(name, file, len(content))]
+    assert isinstance(head, ParsedHead)
+    return head, [chunk for chunk in chunks if isinstance(chunk, Chunk)]
+
+
+def written(name: str, *, picture: bool = False, encrypt: StandardEncryption | None = None) -> bytes:
+    sentence = "One sentence about harbours."
+    file = io.BytesIO()
+    if name == "a.html":
+        return f"<!doctype html><p>{sentence}</p>".encode()
+    if name == "a.docx":
+        document = docx.Document()
+        document.add_paragraph(sentence)
+        document.save(file)
+        return file.getvalue()
+    canvas = Canvas(file, encrypt=encrypt)
+    if picture:
+        canvas.drawInlineImage(Image.new("1", (8, 8)), 0, 0)
+    else:
+        canvas.drawString(72, 700, sentence)
+    canvas.save()
+    return file.getvalue()
+
+
+def pdf_bomb() -> bytes:
+    """Return a page whose drawing unpacks to 2 GiB, packed twice."""
+    packer = zlib.compressobj(9)
+    block = packer.compress(b" " * 2**24) + packer.flush(zlib.Z_FULL_FLUSH)  # stands for itself: it can be repeated
+    repeated = block[2:]
+    stream = zlib.compress(block + repeated * 127, 9)
+    return (
+        b"%%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
+        b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Contents 4 0 R>>endobj\n4 0 obj<</Length %d"
+        b"/Filter[/FlateDecode/FlateDecode]>>stream\n%s\nendstream endobj\ntrailer<</Root 1 0 R>>\n%%%%EOF"
+        % (len(stream), stream)
+    )
+
+
+@pytest.fixture
+async def parsers() -> AsyncIterator[ParserPool]:
+    pool = ParserPool(BUNDLED_MODEL, ParseLimits(60, 2 * GIB, 128))
+    await pool.start()
+    yield pool
+    await pool.stop()
+
+
+def server_pid(parsers: ParserPool) -> int:
+    assert parsers._server is not None
+    return parsers._server.pid
+
+
+async def test_file_is_parsed_and_chunked_in_a_child(parsers):
+    head, chunks = await parse(parsers, b"# Title\n\nA sentence. Another one.\n")
+    assert (head.media_type, head.title) == ("text/markdown", "Title")
+    assert [chunk.text for chunk in chunks] == ["A sentence. Another one."]
+
+
+async def test_many_files_are_parsed_at_once(parsers):
+    results = await asyncio.gather(*[parse(parsers, f"# N{n}\n\nText {n}.\n".encode()) for n in range(12)])
+    assert [head.title for head, _ in results] == [f"N{n}" for n in range(12)]
+
+
+async def test_refusal_comes_back_as_its_own_error(parsers):
+    with pytest.raises(UnsupportedFormat, match="an image"):
+        await parse(parsers, b"\x89PNG and so on")
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type", "page"),
+    [("a.pdf", "application/pdf", 1), ("a.html", "text/html", None), ("a.docx", DOCX, None)],
+)
+async def test_every_format_is_read_within_the_limits(parsers, name, media_type, page):
+    head, chunks = await parse(parsers, written(name), "renamed.txt" if name == "a.pdf" else name)
+    assert head.media_type == media_type
+    assert [(chunk.text, chunk.page) for chunk in chunks] == [("One sentence about harbours.", page)]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"), [({"encrypt": StandardEncryption("secret")}, EncryptedFile), ({"picture": True}, NeedsOcr)]
+)
+async def test_reason_of_a_pdf_comes_back_as_its_own_error(parsers, options, error):
+    with pytest.raises(error):
+        await parse(parsers, written("a.pdf", **options), "a.pdf")
+
+
+async def test_pdf_that_expands_without_end_fails_alone():
+    parsers = ParserPool(BUNDLED_MODEL, ParseLimits(60, 512 * 1024**2, 128))
+    try:
+        refused, (_, chunks) = await asyncio.gather(
+            parse(parsers, pdf_bomb(), "bomb.pdf"), parse(parsers, written("a.pdf"), "a.pdf"), return_exceptions=True
+        )
+        assert isinstance(refused, PermanentError)
+        assert [chunk.text for chunk in chunks] == ["One sentence about harbours."]
+    finally:
+        await parsers.stop()
+
+
+async def test_page_that_is_nested_without_end_fails_alone(parsers):
+    refused, (_, chunks) = await asyncio.gather(
+        parse(parsers, b"<html>" + b"<div>" * 200_000 + b"x", "deep.html"),
+        parse(parsers, written("a.html"), "a.html"),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, CorruptFile)
+    assert chunks
+
+
+async def test_child_that_takes_too_long_is_stopped_and_the_next_file_passes():
+    parsers = ParserPool(BUNDLED_MODEL, ParseLimits(1, 2 * GIB, 128))
+    try:
+        with pytest.raises(ParserLimit, match="split the file"):
+            await parse(parsers, b"word and more words of a text that is long. " * 1_000_000, "long.txt")
+        assert (await parse(parsers, b"short"))[1][0].text == "short"
+    finally:
+        await parsers.stop()
+
+
+async def test_child_that_needs_too_much_memory_fails_alone():
+    parsers = ParserPool(BUNDLED_MODEL, ParseLimits(60, 512 * 1024**2, 128))
+    try:
+        with pytest.raises(PermanentError):
+            await parse(parsers, b"x y " * 100_000_000, "large.txt")
+        assert (await parse(parsers, b"short"))[1][0].text == "short"
+    finally:
+        await parsers.stop()
+
+
+async def test_killed_server_is_started_again(parsers):
+    before = server_pid(parsers)
+    os.kill(before, signal.SIGKILL)
+    await parsers._server.wait()
+    assert (await parse(parsers, b"after the kill"))[1][0].text == "after the kill"
+    assert server_pid(parsers) != before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells it")
+async def test_child_sees_no_environment_and_no_network(parsers, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+    await parsers.stop()
+    await parsers.start()
+    environment = Path(f"/proc/{server_pid(parsers)}/environ").read_bytes()
+    assert b"canary" not in environment
+    assert b"ASKBOX" not in environment
+    if not parsers.walls["network"]:
+        pytest.skip("this system gives no network namespace to an ordinary user")
+    assert Path(f"/proc/{server_pid(parsers)}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
+
+
+async def test_server_dies_with_its_ingester():
+    code = (
+        "import asyncio, os, sys\n"
+        "from services.ingester.sandbox import *\n"
+        f"pool = ParserPool({BUNDLED_MODEL!r}, ParseLimits(10, {2 * GIB}, 128))\n"
+        "asyncio.run(pool.start())\n"
+        "print(pool._server.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    pid = int(output)
+
+    async def is_gone() -> bool:
+        status = Path(f"/proc/{pid}/stat")
+        return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+    await until(is_gone)
+
+
+_ATTACK = """
+import os, pathlib, signal, socket, sys
+from services.ingester import landlock
+from services.ingester.parse_server import PR_SET_NO_NEW_PRIVS, _own_files, _prctl
+
+def attempt(name, act):
+    try:
+        act()
+        print(name, flush=True)
+    except PermissionError:
+        pass
+
+outside = os.getppid()
+_prctl(PR_SET_NO_NEW_PRIVS, 1)
+ruleset = landlock.open_ruleset(_own_files())
+if not landlock.enter(ruleset):
+    print("no landlock")
+    sys.exit()
+server = os.getpid()
+if os.fork():
+    os.wait()
+    sys.exit()
+landlock.enter(ruleset)
+import colorsys  # Python's own files can be loaded still
+for process in (outside, server):
+    attempt(f"environment of {process}", lambda: open(f"/proc/{process}/environ", "rb").read())
+attempt("password file", lambda: open("/etc/passwd").read())
+attempt("folder", lambda: os.listdir("/"))
+attempt("settings", lambda: open(sys.argv[1]).read())
+attempt("write", lambda: open(sys.argv[1], "w"))
+version = landlock._call(landlock._CREATE_RULESET, None, 0, landlock._ASK_VERSION)
+if version >= 6:
+    attempt("signal", lambda: os.kill(outside, 0))
+if version >= 4:
+    attempt("tcp", lambda: socket.create_connection(("127.0.0.1", int(sys.argv[2])), timeout=5))
+print("done", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Landlock is of Linux")
+async def test_child_that_was_taken_over_reaches_neither_files_nor_its_ingester(tmp_path):
+    settings = tmp_path / ".env"
+    settings.write_text("ASKBOX_DATABASE_URL=secret")
+    listening = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    async with listening:
+        port = listening.sockets[0].getsockname()[1]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _ATTACK, str(settings), str(port), stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+    succeeded = output.decode().splitlines()
+    if succeeded == ["no landlock"]:
+        pytest.skip("this kernel has no Landlock")
+    assert succeeded == ["done"]
+    assert settings.read_text() == "ASKBOX_DATABASE_URL=secret"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells it")
+async def test_server_says_whether_the_ingesters_environment_is_out_of_reach(parsers):
+    if not parsers.walls["files"]:
+        pytest.skip("this kernel has no Landlock")
+    assert parsers.walls["environment"]
+
+
+async def test_child_cannot_have_another_process_killed():
+    reader = asyncio.StreamReader()
+    reader.feed_data(b'{"pid": 4000001}\n{"pid": 4000002}\n')
+    child = _Child()
+    with pytest.raises(ParserLimit, match="should not"):
+        async for _ in _read(reader, child, 1000, 20):
+            pass
+    assert child.pid == 4000001
+
+
+async def test_child_whose_parse_is_given_up_is_killed(parsers):
+    async def parse_for_ever() -> None:
+        reading, writing = os.pipe()
+        with os.fdopen(reading, "rb") as file, os.fdopen(writing, "wb"):
+            async for _ in parsers.parse("endless.txt", file, 0):
+                pass
+
+    async def children() -> list[psutil.Process]:
+        return psutil.Process(server_pid(parsers)).children()
+
+    async def has_none() -> bool:
+        return not await children()
+
+    parsing = asyncio.create_task(parse_for_ever())
+    await until(children)
+    parsing.cancel()
+    await asyncio.gather(parsing, return_exceptions=True)
+    await until(has_none)

@@ -1,0 +1,278 @@
+"""The worker's loop: what each class of error does to the work, stopping, waking, polling."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import asyncpg
+import pytest
+
+from shared import queue
+from shared.errors import PermanentError, ProviderUnavailable, RetryableError
+from shared.listener import Listener
+from shared.queue import Job
+from shared.settings import WorkerSettings
+from shared.telemetry import Event
+from shared.worker import Slot, Worker
+from tests.factories import LEASE, make_collection
+from tests.proxy import proxied
+from tests.waiting import until
+
+Work = Callable[[list[Job]], Awaitable[None]]
+
+
+class Recorder:
+    """A handler that does what the test says, and keeps what it was given."""
+
+    def __init__(self, pool: asyncpg.Pool, work: Work | None = None) -> None:
+        self._pool = pool
+        self._work = work
+        self.seen: list[list[Job]] = []
+        self.done: list[Job] = []
+        self.dead: list[Job] = []
+
+    async def process(self, jobs: list[Job]) -> None:
+        self.seen.append(jobs)
+        if self._work is not None:
+            await self._work(jobs)
+        async with self._pool.acquire() as conn, conn.transaction():
+            await queue.complete_jobs(conn, jobs[0].lease_id, [job.id for job in jobs])
+
+    async def after(self, jobs: Sequence[Job]) -> None:
+        self.done += jobs
+
+    async def buried(self, jobs: Sequence[Job]) -> None:
+        self.dead += jobs
+
+
+async def enqueue(pool: asyncpg.Pool, count: int = 1, *, first: int = 1) -> None:
+    collection_id, _ = await make_collection(pool)
+    await pool.execute(
+        "INSERT INTO job (stage, subject_id, collection_id) SELECT 'ingest', n, $1 FROM generate_series($2::int, $3::int) n",
+        collection_id,
+        first,
+        first + count - 1,
+    )
+
+
+@contextlib.asynccontextmanager
+async def working(
+    url: str, pool: asyncpg.Pool, *slots: Slot, **settings: float
+) -> AsyncIterator[tuple[Worker, Listener]]:
+    listener = Listener(url, "askbox_worker", "test listener", ["ingest"])
+    values = {"poll_seconds": 20, "lease_seconds": 3, "stop_seconds": 0.3} | settings
+    worker = Worker(kind="ingester", pool=pool, listener=listener, settings=WorkerSettings(**values), slots=slots)
+    running = asyncio.create_task(worker.run())
+    try:
+        await until(lambda: asyncio.sleep(0, listener.is_listening or running.done()))
+        yield worker, listener
+    finally:
+        worker.stop()
+        await asyncio.wait_for(running, 15)
+
+
+async def jobs_left(pool: asyncpg.Pool) -> int:
+    return await pool.fetchval("SELECT count(*) FROM job")
+
+
+async def test_notify_wakes_every_slot_long_before_the_poll(url, pool):
+    first, second = Recorder(pool), Recorder(pool)
+    slots = [Slot("one", "ingest", first), Slot("two", "ingest", second)]
+    async with working(url, pool, *slots):
+        for number in range(5):
+            await enqueue(pool, first=number + 1)
+            await until(lambda: pool.fetchval("SELECT count(*) = 0 FROM job"), 5)
+    assert len(first.done) + len(second.done) == 5
+
+
+async def test_without_triggers_everything_drains_at_the_polls_pace(url, pool, owner):
+    await owner.execute("DROP TRIGGER job_wakes_workers ON job")
+    recorder = Recorder(pool)
+    async with working(url, pool, Slot("one", "ingest", recorder), poll_seconds=0.3):
+        await enqueue(pool, 3)
+        await until(lambda: pool.fetchval("SELECT count(*) = 0 FROM job"), 5)
+    assert len(recorder.done) == 3
+
+
+async def test_listener_that_is_cut_off_listens_again_and_looks_at_once(url, pool, owner):
+    recorder = Recorder(pool)
+    async with working(url, pool, Slot("one", "ingest", recorder)) as (_, listener):
+        who = (
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'test listener' AND datname = current_database()"
+        )
+        before = await owner.fetchval(who)
+        await owner.execute("SELECT pg_terminate_backend($1)", before)
+        await until(lambda: owner.fetchval(f"SELECT count(*) > 0 FROM ({who}) AS w WHERE pid <> $1", before))
+        await until(lambda: asyncio.sleep(0, listener.is_listening))
+        await enqueue(pool)
+        await until(lambda: pool.fetchval("SELECT count(*) = 0 FROM job"), 15)
+
+
+async def test_black_holed_listener_is_noticed_and_replaced(url, pool, caplog):
+    """Its socket stays open and nothing comes through: only a question of its own can tell."""
+    recorder = Recorder(pool)
+    async with (
+        proxied(url) as (through, proxy),
+        working(through, pool, Slot("one", "ingest", recorder), poll_seconds=60) as (_, listener),
+    ):
+        proxy.silence()
+        await enqueue(pool)  # its notification is swallowed
+        # Told by its log line: the next connection may stand before anybody sees that the last one is gone.
+        await until(lambda: asyncio.sleep(0, Event.LISTENER_LOST in caplog.messages), 30)
+        await until(lambda: pool.fetchval("SELECT count(*) = 0 FROM job"), 30)
+        await until(lambda: asyncio.sleep(0, listener.is_listening), 30)
+
+
+async def test_permanent_error_buries_at_once_with_its_reason(url, pool, owner):
+    async def refuse(_jobs: list[Job]) -> None:
+        raise PermanentError("cannot be read \x00: convert it")
+
+    recorder = Recorder(pool, refuse)
+    async with working(url, pool, Slot("one", "ingest", recorder)):
+        await enqueue(pool)
+        await until(lambda: pool.fetchval("SELECT count(*) = 1 FROM dead_letter"))
+    assert len(recorder.seen) == 1
+    assert len(recorder.dead) == 1
+    assert "convert it" in await owner.fetchval("SELECT error FROM dead_letter")
+
+
+@pytest.mark.parametrize("error", [RetryableError("later"), ValueError("odd"), FileNotFoundError("not the database's")])
+async def test_fault_of_an_item_is_charged_to_it_until_it_is_buried(url, pool, owner, error):
+    async def fail(_jobs: list[Job]) -> None:
+        raise error
+
+    recorder = Recorder(pool, fail)
+    async with working(url, pool, Slot("one", "ingest", recorder)) as (_, listener):
+        await enqueue(pool)
+
+        async def is_buried() -> bool:
+            await pool.execute("UPDATE job SET run_at = now() WHERE lease_id IS NULL")
+            listener.wake()
+            return await pool.fetchval("SELECT count(*) = 1 FROM dead_letter")
+
+        await until(is_buried)
+    assert [jobs[0].attempt for jobs in recorder.seen] == [1, 2, 3, 4, 5]
+    assert await owner.fetchval("SELECT attempt FROM dead_letter") == 5
+
+
+async def test_fault_of_the_provider_is_charged_to_nobody(url, pool, owner):
+    calls = 0
+
+    async def refuse_twice(_jobs: list[Job]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= 2:
+            raise ProviderUnavailable("too many requests", retry_after=0.05)
+
+    recorder = Recorder(pool, refuse_twice)
+    async with working(url, pool, Slot("one", "ingest", recorder), poll_seconds=0.1):
+        await enqueue(pool)
+        await until(lambda: asyncio.sleep(0, recorder.done))
+    assert [jobs[0].attempt for jobs in recorder.seen] == [1, 1, 1]
+    assert await owner.fetchval("SELECT count(*) FROM dead_letter") == 0
+
+
+async def test_work_that_cancels_itself_is_charged_and_ends_no_slot(url, pool):
+    async def cancel(_jobs: list[Job]) -> None:
+        raise asyncio.CancelledError
+
+    recorder = Recorder(pool, cancel)
+    async with working(url, pool, Slot("one", "ingest", recorder)) as (_, listener):
+        await enqueue(pool)
+        await until(lambda: pool.fetchval("SELECT count(*) = 1 FROM job WHERE attempt = 1 AND lease_id IS NULL"))
+        await pool.execute("UPDATE job SET run_at = now()")
+        listener.wake()
+        await until(lambda: asyncio.sleep(0, len(recorder.seen) == 2))
+
+
+async def test_stop_gives_work_in_hand_back_uncharged(url, pool, owner):
+    begun = asyncio.Event()
+
+    async def hang(_jobs: list[Job]) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with working(url, pool, Slot("one", "ingest", Recorder(pool, hang))):
+        await enqueue(pool)
+        await begun.wait()
+    row = await owner.fetchrow("SELECT attempt, lease_id FROM job")
+    assert (row["attempt"], row["lease_id"]) == (0, None)
+    assert await owner.fetchval("SELECT count(*) FROM lease") == 0
+    assert await owner.fetchval("SELECT count(*) FROM worker") == 0
+
+
+async def test_heartbeat_keeps_a_lease_that_works_longer_than_it_lasts(url, pool, owner):
+    finish = asyncio.Event()
+    recorder = Recorder(pool, lambda _jobs: finish.wait())
+    async with working(url, pool, Slot("one", "ingest", recorder), lease_seconds=0.6):
+        await enqueue(pool)
+        first = await until(lambda: pool.fetchval("SELECT expires_at FROM lease"))
+        await until(
+            lambda: pool.fetchval("SELECT expires_at > $1::timestamptz + interval '1 second' FROM lease", first)
+        )
+        finish.set()
+        await until(lambda: asyncio.sleep(0, recorder.done))
+    assert len(recorder.seen) == 1
+
+
+async def test_lost_lease_stops_the_work_and_writes_nothing(url, pool, owner):
+    recorder = Recorder(pool, lambda _jobs: asyncio.Event().wait())
+    async with working(url, pool, Slot("one", "ingest", recorder), lease_seconds=0.6):
+        await enqueue(pool)
+        await until(lambda: pool.fetchval("SELECT count(*) = 1 FROM lease"))
+        await owner.execute("UPDATE lease SET deadline_at = now()")
+        await until(lambda: asyncio.sleep(0, len(recorder.seen) == 2))  # swept, and claimed again
+    assert recorder.done == []
+
+
+async def test_job_that_came_back_is_claimed_alone(url, pool, owner):
+    recorder = Recorder(pool)
+    await enqueue(pool, 6)
+    await owner.execute("UPDATE job SET attempt = 1 WHERE subject_id <= 3")
+    async with working(url, pool, Slot("one", "ingest", recorder, batch_size=10, isolates_suspects=True)):
+        await until(lambda: pool.fetchval("SELECT count(*) = 0 FROM job"))
+    sizes = sorted(len(jobs) for jobs in recorder.seen)
+    assert sizes == [1, 1, 1, 3]
+
+
+async def test_slow_sweeper_delays_no_sweep_of_leases(url, pool, owner):
+    listener = Listener(url, "askbox_worker", "test listener", ["ingest"])
+
+    async def slow() -> None:
+        await asyncio.Event().wait()
+
+    recorder = Recorder(pool)
+    worker = Worker(
+        kind="ingester",
+        pool=pool,
+        listener=listener,
+        settings=WorkerSettings(lease_seconds=1),
+        slots=[Slot("one", "ingest", recorder)],
+        sweepers=[slow],
+    )
+    await enqueue(pool)
+    await queue.claim_jobs(pool, queue.ClaimRule("ingest", 1, LEASE, LEASE), worker_id=99)
+    running = asyncio.create_task(worker.run())
+    await until(lambda: asyncio.sleep(0, listener.is_listening))
+    await owner.execute("UPDATE lease SET expires_at = now() - interval '1 second'")
+    await until(lambda: asyncio.sleep(0, recorder.done), 10)
+    worker.stop()
+    await running
+
+
+async def test_loop_that_ends_by_itself_ends_the_worker(url, pool):
+    listener = Listener(url, "askbox_worker", "test listener", ["ingest"])
+
+    async def broken() -> None:
+        raise KeyError("a fault of ours")
+
+    worker = Worker(
+        kind="ingester",
+        pool=pool,
+        listener=listener,
+        settings=WorkerSettings(lease_seconds=0.5),
+        slots=[Slot("one", "ingest", Recorder(pool))],
+        sweepers=[broken],
+    )
+    with pytest.raises(KeyError):
+        await asyncio.wait_for(worker.run(), 15)

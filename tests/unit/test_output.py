@@ -1,0 +1,36 @@
+"""What commands print of documents."""
+
+import io
+import json
+
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from services.console.commands.output import PlainConsole, print_json
+
+HOSTILE = "a\x1b]52;c;b3duZWQ=\x07b\x9b31mc\nd\te"
+
+
+def test_text_of_a_document_cannot_command_the_terminal():
+    file = io.StringIO()
+    console = PlainConsole(file=file, force_terminal=False, width=80)
+    table = Table(show_header=False)
+    table.add_row(Text(HOSTILE))
+    console.print(Text(HOSTILE), table, HOSTILE)
+    printed = file.getvalue()
+    assert printed.count("\N{REPLACEMENT CHARACTER}]52;c;b3duZWQ=") == 3
+    assert not [character for character in printed if not character.isprintable() and character not in "\n\t"]
+
+
+def test_colours_of_our_own_are_printed():
+    file = io.StringIO()
+    PlainConsole(file=file, force_terminal=True, color_system="standard").print(Text("well", style="green"))
+    assert "\x1b[32mwell\x1b[0m" in file.getvalue()
+
+
+def test_json_holds_the_same_text_and_nothing_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]):
+    print_json({"text": HOSTILE})
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {"text": HOSTILE}
+    assert not [character for character in printed if not character.isprintable() and character != "\n"]

@@ -3,7 +3,7 @@ PYTHON ?= python3
 EMBEDDERS ?= 1
 BIN := .venv/bin
 
-.PHONY: up test lint bench clean
+.PHONY: up test lint bench chaos clean
 .DEFAULT_GOAL := up
 
 $(BIN)/python:
@@ -35,6 +35,10 @@ test: lint
 
 bench: .venv/installed-dev
 	$(BIN)/python -m tests.bench
+
+# Breaks everything on purpose and counts what is lost. PARTS="storm sweep" runs some of it.
+chaos: .venv/installed-dev
+	$(BIN)/python -m tests.crash $(PARTS)
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -1,0 +1,102 @@
+"""`make chaos`: break everything on purpose and count what is lost. Parts run alone; a seed replays a part.
+
+python -m tests.crash                      # every part at its full size
+python -m tests.crash storm --seed 7       # one part again
+python -m tests.crash sweep --scale 0.1    # a tenth of it
+"""
+
+import argparse
+import asyncio
+import importlib
+import random
+import shutil
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.crash.report import Report
+
+# Each is a module with `async def run(report, options)`.
+PARTS: tuple[str, ...] = (
+    "sweep",
+    "storm",
+    "listener",
+    "zombies",
+    "flips",
+    "exhaustion",
+    "provider",
+    "poison",
+    "disk",
+    "deletes",
+    "stops",
+    "duplicates",
+    "clocks",
+    "mutants",
+)
+RESULTS = Path(__file__).with_name("results.json")
+PART_SECONDS_MAX = 2400
+
+
+@dataclass(frozen=True)
+class Options:
+    """How large a part is to be (1.0 = what is promised), where it may write, and its dice."""
+
+    scale: float
+    folder: Path
+    seed: int
+
+    def sized(self, full: int, least: int = 1) -> int:
+        """A count at this scale."""
+        return max(least, round(full * self.scale))
+
+    def dice(self, name: str = "") -> random.Random:
+        """A source of chance that the seed and the name decide."""
+        return random.Random(f"{self.seed} {name}")
+
+
+def run_part(part: str, seed: int, scale: float) -> Report:
+    """Run one part; what it raises is one of its failures."""
+    report = Report(part, seed)
+    folder = Path(tempfile.mkdtemp(prefix=f"askbox-{part}-"))
+    print(f"{part}  seed={seed}  scale={scale}", flush=True)
+
+    async def bounded() -> None:
+        async with asyncio.timeout(PART_SECONDS_MAX):
+            await importlib.import_module(f"tests.crash.{part}").run(report, Options(scale, folder, seed))
+
+    try:
+        asyncio.run(bounded())
+    except Exception as error:  # noqa: BLE001 (whatever breaks a part is what it found)
+        traceback.print_exc()
+        report.failures.append(f"{type(error).__name__}: {error}")
+    if report.failures:
+        print(f"  what the processes said is in {folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    report.show()
+    return report
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--keep", action="store_true", help=f"write the figures to {RESULTS.name}")
+    arguments = parser.parse_args()
+    reports = [run_part(part, arguments.seed, arguments.scale) for part in arguments.parts or PARTS]
+    if arguments.keep:
+        for report in reports:
+            report.keep(RESULTS)
+    failed = [report.part for report in reports if report.failures]
+    print(
+        f"{len(reports) - len(failed)} of {len(reports)} parts passed"
+        + (f"; failed: {', '.join(failed)}" if failed else "")
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

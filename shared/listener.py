@@ -52,7 +52,8 @@ class Listener:
                 self._subscribed()
                 while True:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(lost.wait(), PROBE_SECONDS)
+                        async with asyncio.timeout(PROBE_SECONDS):
+                            await lost.wait()
                     await self._probe(connection)
             except CONNECTION_ERRORS as error:
                 log(Event.LISTENER_LOST, logging.WARNING, reason=str(error) or type(error).__name__)
@@ -70,9 +71,8 @@ class Listener:
                 try:
                     _keep_alive(connection)
                     for stage in self._wakes:
-                        await asyncio.wait_for(
-                            connection.add_listener(f"askbox_{stage}", self._on_notify), PROBE_TIMEOUT_SECONDS
-                        )
+                        async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                            await connection.add_listener(f"askbox_{stage}", self._on_notify)
                 except BaseException:
                     connection.terminate()
                     raise
@@ -89,9 +89,8 @@ class Listener:
 
         Raises: ConnectionError when it does not, TimeoutError when it does not answer.
         """
-        channels = await asyncio.wait_for(
-            connection.fetchval("SELECT count(*) FROM pg_listening_channels()"), PROBE_TIMEOUT_SECONDS
-        )
+        async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+            channels = await connection.fetchval("SELECT count(*) FROM pg_listening_channels()")
         if channels != len(self._wakes):
             raise ConnectionError(f"the session listens on {channels} of {len(self._wakes)} channels")
 

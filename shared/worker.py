@@ -163,15 +163,13 @@ class Worker:
                     reason=describe_error(error),
                     pause_seconds=round(pause, 1),
                 )
-                with contextlib.suppress(TimeoutError):  # a wake must not shorten what the provider asked for
-                    await asyncio.wait_for(self._stopping.wait(), pause)
+                await _wait(self._stopping, pause)  # a wake must not shorten what the provider asked for
                 continue
             except (*CONNECTION_ERRORS, *CONFLICT_ERRORS) as error:
                 failures = min(failures + 1, FAILURES_COUNTED_MAX)
                 pause = min(0.1 * 2**failures, 10) * (0.5 + random.random() / 2)
                 log(Event.DATABASE_UNAVAILABLE, logging.WARNING, slot=slot.name, reason=describe_error(error))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), pause)
+            await _wait(wake, pause)
 
     async def _claim(self, slot: Slot, turn: int) -> list[Job]:
         """Claim a batch; jobs that came back after a claim are taken one by one, on every second turn first."""
@@ -253,7 +251,8 @@ class Worker:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
-                await asyncio.wait_for(asyncio.shield(self._release(slot, lease_id, timedelta(0))), RELEASE_SECONDS_MAX)
+                async with asyncio.timeout(RELEASE_SECONDS_MAX):
+                    await asyncio.shield(self._release(slot, lease_id, timedelta(0)))
             raise asyncio.CancelledError
         if heart.done():
             log(Event.LEASE_LOST, logging.WARNING, slot=slot.name, lease_id=lease_id)
@@ -363,6 +362,13 @@ class Worker:
             log(Event.LEASES_SWEPT, logging.WARNING, stages=stages, dead=sum(job.is_dead for job in swept))
             self._listener.wake()
         await queue.forget_dead_workers(self._pool, DEAD_WORKER_SILENCE)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event or for a time. `wait_for` of Python 3.11 loses a cancellation that comes with the event."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def describe_error(error: BaseException) -> str:

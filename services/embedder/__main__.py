@@ -75,7 +75,8 @@ async def main() -> None:
         with on_stop_signals(worker.stop):
             await worker.run()
         with contextlib.suppress(TimeoutError):  # the sweep of another process does it
-            await asyncio.wait_for(embed.finish(), settings.stop_seconds)
+            async with asyncio.timeout(settings.stop_seconds):
+                await embed.finish()
         await model.close()
     log(Event.PROCESS_STOPPED)
 

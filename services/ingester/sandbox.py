@@ -29,6 +29,8 @@ LINE_BYTES_MAX = 4 * 1024 * 1024
 OUTPUT_BYTES_FLOOR = 64 * 1024 * 1024
 OUTPUT_RATIO_MAX = 20
 START_SECONDS_MAX = 60.0
+# The server names a child as soon as it has forked it.
+NAME_SECONDS_MAX = 5.0
 _ERRORS: dict[str, type[PermanentError]] = {
     error.code: error
     for error in (UnsupportedFormat, CorruptFile, EncryptedFile, NeedsOcr, EmptyDocument, ParserLimit, FileTooLarge)
@@ -98,7 +100,8 @@ class ParserPool:
             ours.setblocking(False)
             self._control = ours
             try:
-                hello = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(ours, 4096), START_SECONDS_MAX)
+                async with asyncio.timeout(START_SECONDS_MAX):
+                    hello = await asyncio.get_running_loop().sock_recv(ours, 4096)
             except TimeoutError:
                 hello = b""
             if not hello:
@@ -144,18 +147,27 @@ class ParserPool:
             async for item in _read(reader, child, output_bytes_max, self._limits.seconds):
                 yield item
         finally:
+            await child.kill(reader)
             writer.close()
-            child.kill()
 
 
 class _Child:
+    """The process that parses one file: named by the server's line, which comes before any of its own."""
+
     def __init__(self) -> None:
         self.pid: int | None = None
+        self.has_ended = False
 
-    def kill(self) -> None:
-        if self.pid is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(self.pid, signal.SIGKILL)
+    async def kill(self, reader: asyncio.StreamReader) -> None:
+        """Kill it unless it has ended, also when the line that names it has not been read yet."""
+        if self.has_ended:
+            return
+        # Without the line its server is dead, and it with that.
+        with contextlib.suppress(TimeoutError, ValueError, OSError):
+            if self.pid is None:
+                async with asyncio.timeout(NAME_SECONDS_MAX):
+                    self.pid = int(json.loads(await reader.readline())["pid"])
+            os.kill(self.pid, signal.SIGKILL)
 
 
 async def _read(
@@ -166,7 +178,8 @@ async def _read(
     while True:
         started = time.monotonic()
         try:
-            line = await asyncio.wait_for(reader.readline(), left)
+            async with asyncio.timeout(left):  # `wait_for` of Python 3.11 loses a cancellation that comes with the line
+                line = await reader.readline()
         except TimeoutError:
             raise ParserLimit(f"parsing took longer than {seconds:g} s: split the file") from None
         except ValueError:
@@ -190,10 +203,10 @@ async def _read(
             case {"chunk": chunk}:
                 yield Chunk(**chunk)
             case {"end": True}:
-                child.pid = None
+                child.has_ended = True
                 return
             case {"error": str(reason), "code": code}:
-                child.pid = None
+                child.has_ended = True
                 raise _ERRORS.get(code, CorruptFile)(reason)
             case _:
                 raise ParserLimit("the parser wrote what it should not")

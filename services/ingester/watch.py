@@ -96,7 +96,8 @@ class InboxWatcher:
         if self._scan_now:
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), max(0.0, min(due) - now))
+            async with asyncio.timeout(max(0.0, min(due) - now)):
+                await self._changed.wait()
 
     # -- hints ------------------------------------------------------------------------------------------------------
 

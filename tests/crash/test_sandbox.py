@@ -273,6 +273,30 @@ async def test_child_cannot_have_another_process_killed():
     assert child.pid == 4000001
 
 
+async def test_cancellation_that_comes_with_a_line_is_not_lost():
+    reader = asyncio.StreamReader()
+
+    async def read() -> None:
+        async for _ in _read(reader, _Child(), 1000, 60):
+            pass
+
+    reading = asyncio.create_task(read())
+    await asyncio.sleep(0)
+    reader.feed_data(b'{"pid": 4000001}\n')
+    reading.cancel()
+    done, _ = await asyncio.wait({reading}, timeout=30)
+    assert reading in done
+    assert reading.cancelled()
+
+
+async def test_child_is_killed_though_the_line_that_names_it_was_not_read():
+    process = await asyncio.create_subprocess_exec("sleep", "300")
+    reader = asyncio.StreamReader()
+    reader.feed_data(f'{{"pid": {process.pid}}}\n'.encode())
+    await _Child().kill(reader)
+    assert await process.wait() == -signal.SIGKILL
+
+
 async def test_child_whose_parse_is_given_up_is_killed(parsers):
     async def parse_for_ever() -> None:
         reading, writing = os.pipe()

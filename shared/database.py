@@ -183,7 +183,8 @@ async def open_pool(url: str, role: Role, application_name: str, *, connections_
         yield pool
     finally:
         try:
-            await asyncio.wait_for(pool.close(), timeout=5)
+            async with asyncio.timeout(5):
+                await pool.close()
         except TimeoutError:
             pool.terminate()
 

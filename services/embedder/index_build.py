@@ -95,7 +95,8 @@ async def _close(connection: OwnConnection) -> None:
     """End a session even when its worker is being stopped."""
     try:
         with contextlib.suppress(*CONNECTION_ERRORS):
-            await asyncio.wait_for(connection.close(), CLOSE_SECONDS_MAX)
+            async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                await connection.close()
     finally:
         if not connection.is_closed():
             connection.terminate()

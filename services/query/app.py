@@ -79,4 +79,5 @@ async def _touch(pool: Pool) -> None:
     finally:
         if worker_id is not None:
             with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
-                await asyncio.wait_for(queue.forget_worker(pool, worker_id), timeout=2)
+                async with asyncio.timeout(2):
+                    await queue.forget_worker(pool, worker_id)

@@ -215,7 +215,8 @@ async def _judge_session(first: OwnConnection, second: OwnConnection, url: str) 
     await first.add_listener(statements.NOTIFY_CHANNEL, lambda *_: heard.set())
     await statements.notify_doctor(second)
     try:
-        await asyncio.wait_for(heard.wait(), NOTIFY_SECONDS_MAX)
+        async with asyncio.timeout(NOTIFY_SECONDS_MAX):
+            await heard.wait()
     except TimeoutError:
         found = f"a NOTIFY did not arrive within {NOTIFY_SECONDS_MAX:g} s"
         return warn("wake-ups", found, "connect directly; until then work is found at the pace of ASKBOX_POLL_SECONDS")

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import subprocess
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,10 @@ wal_compression = on
 random_page_cost = 1.1
 """
 
+# The library waits for ten seconds; replaying the log after a power cut, or a busy machine, may take longer.
+START_SECONDS_MAX = 120.0
+LOOK_SECONDS = 0.2
+
 
 def _runtime_folder() -> Path:
     """Return a folder of this user's own for the library's lock and its sockets, making it when it is missing.
@@ -47,6 +53,28 @@ def _forget_dead_users(server: "PostgresServer") -> None:
     """Strike processes that were killed from the list of users, or the server would never stop with its last one."""
     users = server.global_process_id_list
     users.put([pid for pid in users.get_and_remove(0) if psutil.pid_exists(pid)])
+
+
+def _is_running(data: Path) -> bool:
+    try:
+        pid = int((data / "postmaster.pid").read_text(encoding="utf-8").split("\n", 1)[0])
+    except (OSError, ValueError):
+        return False
+    return bool(psutil.pid_exists(pid))
+
+
+def _start(server: "PostgresServer") -> None:
+    """Start a server, or join the one that runs; one that is on its way is waited for."""
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while True:
+        try:
+            server.start()
+        except (subprocess.TimeoutExpired, AssertionError):  # the second: it runs and has not said that it is ready
+            if not _is_running(server.pgdata) or time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK_SECONDS)
+        else:
+            return
 
 
 def start_embedded_server(home: Path, *, extra_configuration: str = "") -> tuple["PostgresServer", str]:
@@ -76,7 +104,7 @@ def start_embedded_server(home: Path, *, extra_configuration: str = "") -> tuple
                 file.write(f"\n{include}\n")
         (data / "askbox.conf").chmod(0o644)
         _forget_dead_users(server)
-        server.start()
+        _start(server)
     except Exception as error:  # the library raises what it meets: OSError, CalledProcessError, AssertionError, …
         raise ConfigError(
             f"the embedded PostgreSQL under {data} cannot be started: {error}. Its log is {data / 'log'}"

@@ -28,14 +28,26 @@ class DatabaseUnavailable(RetryableError):
     code = "database_unavailable"
 
 
-class ProviderUnavailable(RetryableError):
-    """A model is not available now. Charged to no job: the worker backs off, for `retry_after` seconds if the provider said so."""
+class Unavailable(RetryableError):
+    """Something is not there now. Charged to no job: the worker backs off, for `retry_after` seconds if that is known."""
 
-    code = "provider_unavailable"
+    code = "unavailable"
 
     def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ProviderUnavailable(Unavailable):
+    """A model is not available now; the provider may say for how long."""
+
+    code = "provider_unavailable"
+
+
+class ScratchUnavailable(Unavailable):
+    """No temporary file can be written: free some space, or set TMPDIR to a folder that has some."""
+
+    code = "scratch_unavailable"
 
 
 class TooBusy(RetryableError):

@@ -18,6 +18,7 @@ import asyncpg
 
 from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Connection, Pool, Session, retry_conflicts
 from shared.errors import ConfigError
+from shared.failpoints import Failpoint, reach
 from shared.publication import CHUNKS_PER_RANK, VersionKey, add_event
 from shared.queue import hold_lease
 from shared.spans import TraceContext, end_file_span, start_file_span, start_send_span
@@ -29,6 +30,8 @@ BLOB_AGE_MIN = timedelta(hours=1)
 ENDED_VERSION_AGE_MIN = timedelta(days=1)
 REQUEST_AGE_MIN = timedelta(days=30)
 SWEEP_ROWS_MAX = 500
+# A document of a hundred thousand chunks, or many originals, on a slow disk.
+DELETE_SECONDS_MAX = 120.0
 
 _ENSURE_MODEL = STATEMENTS["ensure_model"]
 _CORRECT_DIMENSION = STATEMENTS["correct_dimension"]
@@ -47,7 +50,7 @@ _HAS_BYTES = STATEMENTS["has_bytes"]
 _IS_TOMBSTONED = STATEMENTS["is_tombstoned"]
 _CREATE_VERSION = STATEMENTS["create_version"]
 _RENAME = STATEMENTS["rename_document"]
-_DELETE = STATEMENTS["delete_document"]
+_DELETE = STATEMENTS["delete_documents"]
 _CLEAR_TOMBSTONES = STATEMENTS["clear_tombstones"]
 _LINK_REQUESTED = STATEMENTS["link_requested_document"]
 _LIST_SKIPS = STATEMENTS["list_requested_skips"]
@@ -153,10 +156,12 @@ async def store_bytes(conn: Session, pieces: AsyncIterator[bytes]) -> StoredByte
             buffer += piece
             while len(buffer) >= PART_BYTES:
                 await conn.execute(_ADD_PART, blob_id, ordinal, bytes(buffer[:PART_BYTES]))
+                await reach(Failpoint.PART_STORED)
                 del buffer[:PART_BYTES]
                 ordinal += 1
         if buffer:
             await conn.execute(_ADD_PART, blob_id, ordinal, bytes(buffer))
+        await reach(Failpoint.BLOB_STORED)
     except BaseException:
         # What cannot be removed now is swept by its age.
         with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
@@ -214,6 +219,8 @@ async def add_version(
                 moved_from is not None
                 and await conn.fetchval(_RENAME, collection_id, moved_from, source_uri) is not None
             )
+            if is_moved:
+                await reach(Failpoint.DOCUMENT_RENAMED)
             document_id: int = await conn.fetchval(_LOCK_DOCUMENT, collection_id, source_uri)
             # Looked at under the lock: a deletion between a look and the lock would be undone.
             if not ignores_tombstones and await conn.fetchval(_IS_TOMBSTONED, collection_id, source_uri, stored.sha256):
@@ -237,6 +244,7 @@ async def add_version(
             key = VersionKey(collection_id, version_id)
             await add_event(conn, key, document_id, "intake", "queued", detail={"bytes": stored.file_bytes})
             await _link(conn, requested, collection_id, document_id, version_id)
+            await reach(Failpoint.VERSION_WRITTEN)
             return Intake(Arrival.NEW_VERSION, collection_id, document_id, version_id)
 
     try:
@@ -245,6 +253,7 @@ async def add_version(
         await discard_bytes(pool, stored)
         return Intake(Arrival.TOMBSTONED, collection_id, 0, None)
     if intake.arrival is Arrival.NEW_VERSION:
+        await reach(Failpoint.VERSION_COMMITTED)
         sending.end()
         end_file_span(appeared, collection_id, intake.document_id, intake.version_id)
     return intake
@@ -291,20 +300,27 @@ async def list_skips(
     )
 
 
-async def delete_document(pool: Pool, collection_id: int, source_uri: str) -> int | None:
-    """Remove a document whose file is gone and return its id; its tombstones go too."""
+async def delete_documents(pool: Pool, collection_id: int, source_uris: Sequence[str]) -> dict[str, int]:
+    """Remove documents whose files are gone and return their ids by source; their tombstones go too.
 
-    async def once() -> int | None:
+    Transaction: its own, one for all of them: one by one, a thousand took several seconds.
+    """
+    uris = list(source_uris)
+
+    async def once() -> dict[str, int]:
         async with pool.acquire() as conn, conn.transaction():
-            document_id: int | None = await conn.fetchval(_DELETE, collection_id, source_uri)
-            await conn.execute(_CLEAR_TOMBSTONES, collection_id, source_uri)
-            return document_id
+            rows = await conn.fetch(_DELETE, collection_id, uris, timeout=DELETE_SECONDS_MAX)
+            await conn.execute(_CLEAR_TOMBSTONES, collection_id, uris)
+            await reach(Failpoint.DELETION_WRITTEN)
+            return {row["source_uri"]: row["id"] for row in rows}
 
-    return await retry_conflicts(once)
+    deleted = await retry_conflicts(once)
+    await reach(Failpoint.DELETION_COMMITTED)
+    return deleted
 
 
 async def sweep_storage(conn: Session) -> None:
     """Remove ended versions, bytes that no version names any more and old requests, a bounded number at a time."""
-    await conn.fetch(_SWEEP_VERSIONS, ENDED_VERSION_AGE_MIN, SWEEP_ROWS_MAX)
-    await conn.fetch(_SWEEP_BLOBS, BLOB_AGE_MIN, SWEEP_ROWS_MAX)
-    await conn.execute(_PRUNE_REQUESTS, REQUEST_AGE_MIN, SWEEP_ROWS_MAX)
+    await conn.fetch(_SWEEP_VERSIONS, ENDED_VERSION_AGE_MIN, SWEEP_ROWS_MAX, timeout=DELETE_SECONDS_MAX)
+    await conn.fetch(_SWEEP_BLOBS, BLOB_AGE_MIN, SWEEP_ROWS_MAX, timeout=DELETE_SECONDS_MAX)
+    await conn.execute(_PRUNE_REQUESTS, REQUEST_AGE_MIN, SWEEP_ROWS_MAX, timeout=DELETE_SECONDS_MAX)

@@ -178,20 +178,28 @@ WHERE collection_id = $1::integer AND source_uri = $2::text
   AND NOT EXISTS (SELECT 1 FROM document AS taken WHERE taken.collection_id = $1::integer AND taken.source_uri = $3::text)
 RETURNING id
 
--- name: delete_document
--- Remove the document of source $2 with everything that hangs on it.
--- $1 collection_id int · $2 source_uri text
--- Rows: 0..1.
-DELETE FROM document
-WHERE collection_id = $1::integer AND source_uri = $2::text
-RETURNING id
+-- name: delete_documents
+-- Remove the documents of sources $2 with everything that hangs on them.
+-- $1 collection_id int · $2 source_uris text[]
+-- Rows: 0..n. Locked in the order of their ids: two that delete the same ones in different orders deadlock.
+WITH doomed AS MATERIALIZED (
+  SELECT id
+  FROM document
+  WHERE collection_id = $1::integer AND source_uri = ANY ($2::text[])
+  ORDER BY id
+  FOR UPDATE
+)
+DELETE FROM document AS d
+USING doomed
+WHERE d.collection_id = $1::integer AND d.id = doomed.id
+RETURNING d.id, d.source_uri
 
 -- name: clear_tombstones
--- The file is gone: if it comes back, that is on purpose too.
--- $1 collection_id int · $2 source_uri text
+-- The files are gone: if they come back, that is on purpose too.
+-- $1 collection_id int · $2 source_uris text[]
 -- Rows: none.
 DELETE FROM tombstone
-WHERE collection_id = $1::integer AND source_uri = $2::text
+WHERE collection_id = $1::integer AND source_uri = ANY ($2::text[])
 
 -- name: link_requested_document
 -- Say that version $4 is what became of file $5 of request $1, and make the request when this is its first file.

@@ -26,6 +26,7 @@ class Listener:
         self._application_name = application_name
         self._wakes: dict[str, list[asyncio.Event]] = {stage: [] for stage in stages}
         self.is_listening = False
+        self.changed = asyncio.Event()  # set with `is_listening`; for one waiter, who clears it
 
     def subscribe(self, stage: str) -> asyncio.Event:
         """Return an event of the caller's own, set when there may be work in `stage`; clear it before looking.
@@ -58,7 +59,7 @@ class Listener:
             except CONNECTION_ERRORS as error:
                 log(Event.LISTENER_LOST, logging.WARNING, reason=str(error) or type(error).__name__)
             finally:
-                self.is_listening = False
+                self._become(is_listening=False)
                 connection.terminate()
 
     async def _connect(self) -> OwnConnection:
@@ -80,9 +81,13 @@ class Listener:
         raise AssertionError("retrying has no last attempt")
 
     def _subscribed(self) -> None:
-        self.is_listening = True
+        self._become(is_listening=True)
         log(Event.LISTENER_CONNECTED, logging.DEBUG)
         self.wake()
+
+    def _become(self, *, is_listening: bool) -> None:
+        self.is_listening = is_listening
+        self.changed.set()
 
     async def _probe(self, connection: OwnConnection) -> None:
         """Ask the same session whether it still listens.

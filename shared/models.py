@@ -62,6 +62,7 @@ class VisibleWait(Generic[T]):
         self._reason = reason
         self._stopping = asyncio.Event()
         self._worker_id: int | None = None
+        self._registering: asyncio.Task[int] | None = None
 
     def stop(self) -> None:
         """Give up."""
@@ -114,11 +115,20 @@ class VisibleWait(Generic[T]):
             if self._worker_id is None or not await queue.touch_worker(
                 self._pool, self._worker_id, is_listening=False, note=reason, is_hindered=True
             ):
-                self._worker_id = await queue.register_worker(
-                    self._pool, kind=self._kind, host=socket.gethostname(), pid=os.getpid()
-                )
-                await queue.touch_worker(self._pool, self._worker_id, is_listening=False, note=reason, is_hindered=True)
+                # Whoever stops the wait stops this not half-way: a row whose number nobody heard would stay.
+                self._registering = asyncio.create_task(self._register())
+                worker_id = await asyncio.shield(self._registering)
+                await queue.touch_worker(self._pool, worker_id, is_listening=False, note=reason, is_hindered=True)
+
+    async def _register(self) -> int:
+        self._worker_id = await queue.register_worker(
+            self._pool, kind=self._kind, host=socket.gethostname(), pid=os.getpid()
+        )
+        return self._worker_id
 
     async def _hide(self) -> None:
+        if self._registering is not None:
+            await asyncio.wait({self._registering}, timeout=HIDE_SECONDS_MAX)
+            self._registering.cancel()
         if self._worker_id is not None:
             await at_the_end(queue.forget_worker(self._pool, self._worker_id), seconds=HIDE_SECONDS_MAX)

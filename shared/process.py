@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -15,6 +16,10 @@ from shared.exit_codes import EXIT_CONFIG, EXIT_FAILURE, EXIT_OK, EXIT_UNAVAILAB
 from shared.export import stop_telemetry
 from shared.telemetry import Event, log
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+WORK_SECONDS = 4.0
+# What may follow the work in hand: jobs are given back, totals written, connections closed. Supervisors kill after 10 s.
+END_SECONDS_MAX = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -22,6 +27,8 @@ def run_process(main: Coroutine[Any, Any, None]) -> int:
     """Run a process to its end and return its exit code."""
     if os.environ.get("ASKBOX_SUPERVISED"):
         die_with_parent(signal.SIGTERM)
+    for number in STOP_SIGNALS:
+        signal.signal(number, _quit)
     try:
         asyncio.run(main)
     except ConfigError as error:
@@ -47,13 +54,44 @@ def die_with_parent(number: signal.Signals) -> None:
 
 
 @contextlib.contextmanager
-def on_stop_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on SIGTERM and SIGINT while the context lasts."""
+def on_stop_signals(stop: Callable[[], None], *, work_seconds: float = WORK_SECONDS) -> Iterator[None]:
+    """Call `stop` at the first SIGTERM or SIGINT while the context lasts.
+
+    Behind a stop further signals are ignored: what ends in order is not cut short by impatience. A stop that takes longer
+    than `work_seconds` and `END_SECONDS_MAX` is cut short by the process itself. Otherwise the process quits at a signal.
+    """
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    is_told = False
+
+    def tell() -> None:
+        nonlocal is_told
+        if not is_told:
+            is_told = True
+            _end_within(work_seconds + END_SECONDS_MAX)
+            stop()
+
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, tell)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN if is_told else _quit)
+
+
+def _quit(_number: int, _frame: object) -> None:
+    """End at once: a process that has only begun holds nothing, and what it waits for may never come."""
+    os._exit(EXIT_OK)
+
+
+def _end_within(seconds: float) -> None:
+    """End this process after so long, whatever it hangs on: a database that is silent, a thread that computes."""
+
+    def end() -> None:
+        log(Event.PROCESS_FAILED, logging.ERROR, reason=f"it could not stop within {seconds:g} s")
+        os._exit(EXIT_FAILURE)
+
+    ending = threading.Timer(seconds, end)
+    ending.daemon = True
+    ending.start()

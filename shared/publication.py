@@ -19,6 +19,7 @@ import asyncpg
 
 from shared import conventions as names
 from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Connection, Pool, Session, retry_conflicts
+from shared.failpoints import Failpoint, reach
 from shared.metrics import count_version_ready, count_versions_failed
 from shared.spans import TraceContext, add_span, version_attributes
 from shared.statements import load_statements
@@ -154,6 +155,7 @@ async def ask(pool: Pool, key: VersionKey, *, waits: bool = True) -> Answer:
         if ending is not None:
             _tell(key, ending, time.monotonic() - started)
         if answer is Answer.PUBLISHED:
+            await reach(Failpoint.VERSION_PUBLISHED)
             await pool.execute(_REQUEST_STATISTICS, key.collection_id)
         return answer
     return Answer.WAITING  # the sweep asks again
@@ -165,6 +167,7 @@ async def _ask(
     ids = (key.collection_id, key.version_id)
     if await conn.fetchval(_LOCK if waits else _TRY_LOCK, *ids) is None:
         return Answer.GONE if waits else Answer.WAITING, None
+    await reach(Failpoint.DOCUMENT_LOCKED)
     version = await conn.fetchrow(_GET, *ids)
     if version is None:
         return Answer.GONE, None
@@ -181,6 +184,7 @@ async def _ask(
         await fail_version(
             conn, key, "embed", dead["error_code"], f"chunk {dead['ordinal']} could not be embedded: {dead['error']}"
         )
+        await reach(Failpoint.FAILURE_WRITTEN)
         return Answer.FAILED, _Ending(context, version["document_id"], error_code=dead["error_code"])
     if await conn.fetchval(_IS_WAITING, *ids, model_id):
         return Answer.WAITING, None
@@ -198,6 +202,7 @@ async def _publish(conn: Connection, key: VersionKey, version: asyncpg.Record, s
         _PUBLISH, *ids, document_id, live_version_id, version["model_id"], timeout=PUBLISH_SECONDS_MAX
     )
     assert counts is not None
+    await reach(Failpoint.CHUNKS_PUBLISHED)
     if counts["inserted"] != counts["inserted_vectors"] or counts["positioned"] != counts["staged"]:
         raise _CachePruned
     if live_version_id is not None:
@@ -210,6 +215,7 @@ async def _publish(conn: Connection, key: VersionKey, version: asyncpg.Record, s
     duration_ms = round((time.monotonic() - started) * 1000, 1)
     facts: dict[str, object] = {"chunks": counts["staged"], "inserted": counts["inserted"], "deleted": len(vanished)}
     await add_event(conn, key, document_id, "publish", "ready", duration_ms=duration_ms, detail=facts)
+    await reach(Failpoint.VERSION_LIVE)
     log(
         Event.DOCUMENT_PUBLISHED,
         document_id=document_id,
@@ -327,6 +333,8 @@ class PublicationSweep:
         await self.fail_dead_ingests()
         rows = await self._pool.fetch(_VERSIONS_IN_EMBEDDING, self._after, SWEEP_VERSIONS_MAX)
         self._after = rows[-1]["version_id"] if len(rows) == SWEEP_VERSIONS_MAX else 0
+        if rows:
+            await reach(Failpoint.VERSIONS_SWEPT)
         await ask_all(self._pool, [VersionKey(**row) for row in rows], waits=False)
 
     async def fail_dead_ingests(self) -> None:
@@ -347,4 +355,6 @@ class PublicationSweep:
                     code=row["error_code"],
                     reason=row["error"],
                 )
+            if rows:
+                await reach(Failpoint.DEAD_INGESTS_WRITTEN)
         count_versions_failed(len(rows))

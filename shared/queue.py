@@ -11,6 +11,7 @@ from typing import Literal
 
 from shared.database import Connection, Session
 from shared.errors import LeaseLost
+from shared.failpoints import Failpoint, reach
 from shared.statements import load_statements
 
 Stage = Literal["ingest", "scan", "embed", "index"]
@@ -18,6 +19,10 @@ STATEMENTS = load_statements("shared", "queue.sql")
 COST_UNBOUNDED = 2**62
 SWEEP_LEASES_MAX = 100
 TOUCH_TIMEOUT_SECONDS = 5.0
+# Workers are seen every 5 s.
+WORKER_SILENCE_MAX = timedelta(seconds=10)
+# The first attempts are given back at once, whoever is to blame.
+ATTEMPT_DOUBTED = 3
 
 _CLAIM = STATEMENTS["claim_jobs"]
 _NEXT_RUN_IN = STATEMENTS["next_run_in"]
@@ -93,6 +98,8 @@ async def claim_jobs(conn: Session, rule: ClaimRule, *, worker_id: int, is_fifo:
         is_fifo,
         rule.is_suspect,
     )
+    if rows:
+        await reach(Failpoint.JOBS_CLAIMED)
     return [Job(**row) for row in rows]
 
 
@@ -109,6 +116,7 @@ async def extend_lease(conn: Session, lease_id: int, lease: timedelta) -> None:
     """
     if await conn.fetchval(_EXTEND, lease_id, lease, timeout=lease.total_seconds() / 3) is None:
         raise LeaseLost(f"lease {lease_id} has expired")
+    await reach(Failpoint.LEASE_EXTENDED)
 
 
 async def hold_lease(conn: Connection, lease_id: int) -> None:
@@ -130,6 +138,7 @@ async def complete_jobs(conn: Connection, lease_id: int, job_ids: Sequence[int])
     await hold_lease(conn, lease_id)
     done = {row["id"] for row in await conn.fetch(_DELETE, lease_id, list(job_ids))}
     await conn.fetchval(_DROP_LEASE, lease_id)
+    await reach(Failpoint.COMPLETION_WRITTEN)
     return done
 
 
@@ -148,7 +157,9 @@ async def retry_or_bury_jobs(
             for row in await conn.fetch(_BURY, lease_id, [i for i in job_ids if i not in retried], error_code, error)
         }
         await conn.fetchval(_DROP_LEASE, lease_id)
-        return buried
+        await reach(Failpoint.JOBS_RETRIED_WRITTEN)
+    await reach(Failpoint.JOBS_RETRIED_COMMITTED)
+    return buried
 
 
 async def bury_jobs(
@@ -162,7 +173,9 @@ async def bury_jobs(
         await hold_lease(conn, lease_id)
         buried = {row["id"] for row in await conn.fetch(_BURY, lease_id, list(job_ids), error_code, error)}
         await conn.fetchval(_DROP_LEASE, lease_id)
-        return buried
+        await reach(Failpoint.BURIAL_WRITTEN)
+    await reach(Failpoint.BURIAL_COMMITTED)
+    return buried
 
 
 async def release_jobs(conn: Connection, lease_id: int, *, delay: timedelta = timedelta(0)) -> int:
@@ -176,12 +189,22 @@ async def release_jobs(conn: Connection, lease_id: int, *, delay: timedelta = ti
         await conn.fetchval(_DROP_LEASE, lease_id)
         if rows and not delay:
             await conn.fetchval(_WAKE, rows[0]["stage"])
-        return len(rows)
+        await reach(Failpoint.RELEASE_WRITTEN)
+    await reach(Failpoint.RELEASE_COMMITTED)
+    return len(rows)
 
 
 async def sweep_leases(conn: Session) -> list[SweptJob]:
-    """Take the jobs of expired leases back, a bounded number of leases at a time."""
-    return [SweptJob(**row) for row in await conn.fetch(_SWEEP, SWEEP_LEASES_MAX)]
+    """Take the jobs of expired leases back, a bounded number of leases at a time.
+
+    An attempt counts against a job when its worker died or stalled with it, not when the database was away.
+    """
+    await reach(Failpoint.SWEEP_BEGUN)
+    rows = await conn.fetch(_SWEEP, SWEEP_LEASES_MAX, WORKER_SILENCE_MAX, ATTEMPT_DOUBTED)
+    swept = [SweptJob(**row) for row in rows]
+    if swept:
+        await reach(Failpoint.LEASES_SWEPT)
+    return swept
 
 
 async def register_worker(conn: Session, *, kind: str, host: str, pid: int) -> int:

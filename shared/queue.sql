@@ -118,19 +118,34 @@ SELECT pg_notify('askbox_' || $1::text, '')
 
 -- name: sweep_leases
 -- Take the jobs of up to $1 expired leases back: ready again at once, or dead after their last attempt.
--- $1 lease_count_max int
+-- $1 lease_count_max int · $2 silence interval · $3 attempt_doubted int
 -- Rows: one per job. SKIP LOCKED lets every worker sweep without a leader; a lease that is being completed is skipped.
+-- A worker that was seen after its lease had expired lives: the database was away, or the worker stopped, and no job is to
+-- blame; for a day the attempt is not counted. From attempt $3 on a sweep waits until its worker was seen or silent for $2.
+-- Without this a storm of 400 faults in nine minutes buried 2 of 2,000 documents for attempts that the database had lost.
 WITH expired AS MATERIALIZED (
-  SELECT id
+  SELECT lease.id, lease.deadline_at > now() AND coalesce(worker.last_seen_at > lease.expires_at, false) AS is_worker_alive
   FROM lease
-  WHERE expires_at <= now() OR deadline_at <= now()
-  ORDER BY id
+  LEFT JOIN worker ON worker.id = lease.worker_id
+  WHERE (lease.expires_at <= now() OR lease.deadline_at <= now())
+    AND (
+      lease.deadline_at <= now()
+      OR worker.id IS NULL
+      OR worker.last_seen_at > lease.expires_at
+      OR greatest(worker.last_seen_at, pg_postmaster_start_time()) < now() - $2::interval
+      OR NOT EXISTS (SELECT 1 FROM job WHERE job.lease_id = lease.id AND job.attempt >= $3::integer)
+    )
+  ORDER BY lease.id
   LIMIT $1::integer
-  FOR UPDATE SKIP LOCKED
+  FOR UPDATE OF lease SKIP LOCKED
+), judged AS MATERIALIZED (
+  SELECT job.id, job.lease_id, expired.is_worker_alive AND job.created_at > now() - interval '1 day' AS is_innocent
+  FROM expired
+  JOIN job ON job.lease_id = expired.id
 ), dead AS (
   DELETE FROM job
-  USING expired
-  WHERE job.lease_id = expired.id AND job.attempt >= job.max_attempts
+  USING judged
+  WHERE job.id = judged.id AND job.lease_id = judged.lease_id AND job.attempt >= job.max_attempts AND NOT judged.is_innocent
   RETURNING job.stage, job.subject_id, job.text_hash, job.collection_id, job.attempt, job.traceparent, job.tracestate, job.created_at,
     coalesce(job.last_error, 'no error was reported') AS last_error
 ), letter AS (
@@ -143,9 +158,12 @@ WITH expired AS MATERIALIZED (
   DO UPDATE SET attempt = excluded.attempt, error_code = excluded.error_code, error = excluded.error, died_at = now()
 ), ready AS (
   UPDATE job
-  SET lease_id = NULL, run_at = now(), last_error = coalesce(last_error, 'its worker died or stalled')
-  FROM expired
-  WHERE job.lease_id = expired.id AND job.attempt < job.max_attempts
+  SET lease_id = NULL,
+      run_at = now(),
+      attempt = CASE WHEN judged.is_innocent THEN greatest(job.attempt - 1, 0) ELSE job.attempt END,
+      last_error = coalesce(last_error, 'its worker died or stalled')
+  FROM judged
+  WHERE job.id = judged.id AND job.lease_id = judged.lease_id AND (job.attempt < job.max_attempts OR judged.is_innocent)
   RETURNING job.stage, job.subject_id, job.text_hash
 ), swept AS (
   DELETE FROM lease USING expired WHERE lease.id = expired.id

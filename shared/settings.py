@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import ConfigError
+from shared.failpoints import Trap, parse_trap
 
 PREFIX = "ASKBOX_"
 BUNDLED_MODEL = "all-MiniLM-L6-v2"
@@ -36,6 +37,13 @@ class Settings(BaseSettings):
     llm_base_url: str | None = None
     provider_seconds: float = Field(default=60.0, ge=0.1, le=900)
     tiktoken_cache_dir: Path | None = Field(default=None, validation_alias="TIKTOKEN_CACHE_DIR")
+    # NoDecode: a comma-separated list, not JSON.
+    failpoints: Annotated[tuple[Trap, ...] | None, NoDecode] = None
+
+    @field_validator("failpoints", mode="before")
+    @classmethod
+    def _are_failpoints(cls, value: object) -> object:
+        return tuple(map(parse_trap, value.split(","))) if isinstance(value, str) else value
 
     @field_validator("database_url")
     @classmethod
@@ -125,4 +133,4 @@ class WorkerSettings(Settings):
     poll_seconds: float = Field(default=5.0, gt=0, le=60)
     lease_seconds: float = Field(default=30.0, ge=0.5, le=600)
     lease_deadline_seconds: float = Field(default=1800.0, ge=1, le=86_400)
-    stop_seconds: float = Field(default=8.0, ge=0, le=120)
+    stop_seconds: float = Field(default=4.0, ge=0, le=120)

@@ -30,7 +30,7 @@ _ADD = STATEMENTS["add_to_totals"]
 # A total: its name, its labels as JSON, and which part of a histogram it is.
 Key = tuple[str, str, str]
 COUNTER_PART, SUM_PART = "", "sum"
-CLOSE_SECONDS_MAX = 2.0
+CLOSE_SECONDS_MAX = 1.0
 
 
 class Totals:

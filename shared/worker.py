@@ -20,8 +20,16 @@ from datetime import timedelta
 from typing import Protocol
 
 from shared import queue
-from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool, at_the_end
-from shared.errors import AskboxError, LeaseLost, PermanentError, ProviderUnavailable, RetryableError
+from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, SERVER_ERRORS, Pool, at_the_end, distrust_idle
+from shared.errors import (
+    AskboxError,
+    LeaseLost,
+    PermanentError,
+    ProviderUnavailable,
+    RetryableError,
+    ScratchUnavailable,
+    Unavailable,
+)
 from shared.listener import Listener
 from shared.metrics import count_jobs
 from shared.queue import ClaimRule, Job, Stage
@@ -31,14 +39,22 @@ from shared.telemetry import Event, log
 from shared.text import one_line, storable
 
 FIFO_EVERY = 8
+# A document that nobody was woken for waits for a poll at `ingest` and for one at `embed`: at most `poll_seconds` for both.
+# With whole polls, jittered upwards, that was up to 12 s where 5 were set.
+STAGES_POLLED = 2
 TOUCH_SECONDS = 5.0
 SWEEP_SECONDS = 7.0
 DEAD_WORKER_SILENCE = timedelta(minutes=10)
 PROVIDER_BACKOFF_SECONDS_MAX = 300.0
 FAILURES_COUNTED_MAX = 10
-RELEASE_SECONDS_MAX = 5.0
-END_SECONDS_MAX = RELEASE_SECONDS_MAX + 2.0
-FORGET_SECONDS_MAX = 2.0
+# A claim is one short statement; whoever hangs on a silent connection tries another.
+CLAIM_SECONDS_MAX = 10.0
+# Together with `stop_seconds` less than the 10 s that supervisors wait before they kill, a silent database included.
+TIDY_SECONDS_MAX = 0.5
+RELEASE_SECONDS_MAX = 2.5
+TROUBLE_SECONDS = 30.0
+END_SECONDS_MAX = TIDY_SECONDS_MAX + RELEASE_SECONDS_MAX + 0.5
+FORGET_SECONDS_MAX = 0.5
 
 
 class Handler(Protocol):
@@ -97,6 +113,8 @@ class Worker:
         self._lease = timedelta(seconds=settings.lease_seconds)
         self._deadline = timedelta(seconds=settings.lease_deadline_seconds)
         self._stopping = asyncio.Event()
+        self._trouble: tuple[str, float] | None = None
+        self._is_left_unsaid = False  # jobs could not be given back at the end
         self.id = 0
 
     def stop(self) -> None:
@@ -124,13 +142,30 @@ class Worker:
             for task in [*slots, *background, stopping]:
                 task.cancel()
             # Not gathered: what hangs on a silent connection is left behind, and its lease expires.
-            ended, _ = await asyncio.wait([*slots, *background], timeout=END_SECONDS_MAX)
-            await at_the_end(queue.forget_worker(self._pool, self.id), seconds=FORGET_SECONDS_MAX)
+            ended, hanging = await asyncio.wait([*slots, *background], timeout=END_SECONDS_MAX)
+            has_said_so = await at_the_end(queue.forget_worker(self._pool, self.id), seconds=FORGET_SECONDS_MAX)
+            if (
+                hanging or self._is_left_unsaid or not has_said_so
+            ):  # whatever else is asked of this database would be waited for as well
+                self._pool.terminate()
         for task in ended:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         if not is_told:
             raise RuntimeError("a loop of the worker ended without being told to")
+
+    # -- trouble ----------------------------------------------------------------------------------------------------
+
+    def _note_trouble(self, error: BaseException) -> None:
+        """Remember what keeps this process from its work and is no fault of the work's, for whoever looks at `health`."""
+        if isinstance(error, (*SERVER_ERRORS, ScratchUnavailable)):
+            self._trouble = (describe_error(error), time.monotonic())
+
+    def _current_trouble(self) -> str | None:
+        """Return that for as long as it is fresh: who has work left tries again before it is not."""
+        if self._trouble is None or time.monotonic() - self._trouble[1] > TROUBLE_SECONDS:
+            return None
+        return self._trouble[0]
 
     # -- claiming ---------------------------------------------------------------------------------------------------
 
@@ -152,12 +187,13 @@ class Worker:
                     continue
                 pause = await self._pause_when_idle(slot.stage)
                 failures = 0
-            except ProviderUnavailable as error:
+            except Unavailable as error:
                 failures = min(failures + 1, FAILURES_COUNTED_MAX)
                 pause = min(error.retry_after or 2.0**failures, PROVIDER_BACKOFF_SECONDS_MAX)
                 pause *= 1 + random.random() / 4
+                self._note_trouble(error)
                 log(
-                    Event.PROVIDER_UNAVAILABLE,
+                    Event.PROVIDER_UNAVAILABLE if isinstance(error, ProviderUnavailable) else Event.SCRATCH_UNAVAILABLE,
                     logging.WARNING,
                     slot=slot.name,
                     reason=describe_error(error),
@@ -168,6 +204,7 @@ class Worker:
             except (*CONNECTION_ERRORS, *CONFLICT_ERRORS) as error:
                 failures = min(failures + 1, FAILURES_COUNTED_MAX)
                 pause = min(0.1 * 2**failures, 10) * (0.5 + random.random() / 2)
+                self._note_trouble(error)
                 log(Event.DATABASE_UNAVAILABLE, logging.WARNING, slot=slot.name, reason=describe_error(error))
             await _wait(wake, pause)
 
@@ -182,13 +219,14 @@ class Worker:
         # Every eighth pair of turns is first in, first out, so that a late rank waits but never starves.
         is_fifo = turn // 2 % FIFO_EVERY == FIFO_EVERY - 1
         for rule in rules:
-            jobs = await queue.claim_jobs(self._pool, rule, worker_id=self.id, is_fifo=is_fifo)
+            async with asyncio.timeout(CLAIM_SECONDS_MAX):
+                jobs = await queue.claim_jobs(self._pool, rule, worker_id=self.id, is_fifo=is_fifo)
             if jobs:
                 return jobs
         return []
 
     async def _pause_when_idle(self, stage: Stage) -> float:
-        poll = self._settings.poll_seconds * (0.8 + 0.4 * random.random())
+        poll = self._settings.poll_seconds / STAGES_POLLED * (0.8 + 0.2 * random.random())
         due = await queue.next_run_in(self._pool, stage)
         return poll if due is None else min(poll, due + 0.005)
 
@@ -202,23 +240,25 @@ class Worker:
         heart = asyncio.create_task(self._beat(lease_id, work))
         outcome = "interrupted"
         try:
-            await work
+            await asyncio.wait({work})  # not awaited itself: a cancellation would wait until it has tidied up
+            work.result()
             outcome = "completed"
         except asyncio.CancelledError:
             work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            # What it still tidies up holds up nobody: its lease is given back, and what it writes later is refused.
+            await asyncio.wait({asyncio.gather(work, return_exceptions=True)}, timeout=TIDY_SECONDS_MAX)
             outcome = await self._after_cancellation(slot, jobs, heart)
         except LeaseLost as error:
             outcome = "lease_lost"
             mark_current_failed(error)
             log(Event.LEASE_LOST, logging.WARNING, slot=slot.name, lease_id=lease_id)
-        except ProviderUnavailable as error:
+        except Unavailable as error:
             outcome = "released"
             seconds = min(error.retry_after or 1.0, PROVIDER_BACKOFF_SECONDS_MAX)
             await self._release(slot, lease_id, timedelta(seconds=seconds))
             raise
         except CONNECTION_ERRORS as error:
-            if not await self._database_answers():
+            if isinstance(error, SERVER_ERRORS) or not await self._database_answers():
                 outcome = "database_unavailable"
                 with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
                     await self._release(slot, lease_id, timedelta(seconds=1))
@@ -250,9 +290,11 @@ class Worker:
         lease_id = jobs[0].lease_id
         task = asyncio.current_task()
         if task is not None and task.cancelling():
-            with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
+            try:
                 async with asyncio.timeout(RELEASE_SECONDS_MAX):
                     await asyncio.shield(self._release(slot, lease_id, timedelta(0)))
+            except (*CONNECTION_ERRORS, *CONFLICT_ERRORS):
+                self._is_left_unsaid = True
             raise asyncio.CancelledError
         if heart.done():
             log(Event.LEASE_LOST, logging.WARNING, slot=slot.name, lease_id=lease_id)
@@ -267,15 +309,21 @@ class Worker:
         return True
 
     async def _beat(self, lease_id: int, work: "asyncio.Task[None]") -> None:
-        while True:
-            await asyncio.sleep(self._settings.lease_seconds / 3)
+        """Extend a lease until cancelled; stop the work when the lease is lost, or must be: silence ends it as well."""
+        seconds = self._settings.lease_seconds
+        extended_at = time.monotonic()
+        while time.monotonic() - extended_at < seconds:
+            await asyncio.sleep(seconds / 3)
+            asked_at = time.monotonic()
             try:
-                await queue.extend_lease(self._pool, lease_id, self._lease)
+                async with asyncio.timeout(seconds / 3):
+                    await queue.extend_lease(self._pool, lease_id, self._lease)
+                extended_at = asked_at
             except LeaseLost:
-                work.cancel()
-                return
+                break
             except Exception as error:
                 log(Event.DATABASE_UNAVAILABLE, logging.WARNING, lease_id=lease_id, reason=describe_error(error))
+        work.cancel()
 
     async def _release(self, slot: Slot, lease_id: int, delay: timedelta) -> None:
         try:
@@ -328,8 +376,9 @@ class Worker:
 
     async def _touch_loop(self) -> None:
         while True:
+            self._listener.changed.clear()
             try:
-                hindrance = self._hindrance()
+                hindrance = self._hindrance() or self._current_trouble()
                 if not await queue.touch_worker(
                     self._pool,
                     self.id,
@@ -340,7 +389,10 @@ class Worker:
                     self.id = await self._register()
             except (*CONNECTION_ERRORS, *CONFLICT_ERRORS) as error:
                 log(Event.DATABASE_UNAVAILABLE, logging.DEBUG, reason=describe_error(error))
-            await asyncio.sleep(TOUCH_SECONDS if self._listener.is_listening else 1.0)
+                await distrust_idle(self._pool, error)
+            with contextlib.suppress(TimeoutError):  # deafness and its end are told at once
+                async with asyncio.timeout(TOUCH_SECONDS if self._listener.is_listening else 1.0):
+                    await self._listener.changed.wait()
 
     async def _register(self) -> int:
         return await queue.register_worker(self._pool, kind=self._kind, host=socket.gethostname(), pid=os.getpid())

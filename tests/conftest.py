@@ -1,6 +1,7 @@
 """Real Postgres for every test: one embedded server a run, migrated once into a template, one clone per test."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 import shutil
@@ -44,6 +45,15 @@ def _fastest_folder() -> str | None:
     memory = Path("/dev/shm")
     is_roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > MEMORY_BYTES_MIN
     return str(memory) if is_roomy else None
+
+
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that the embedded server's user may enter. Each session of pytest that starts closes pytest's own to others."""
+    folder = Path(tempfile.mkdtemp(prefix="askbox-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

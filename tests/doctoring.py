@@ -67,10 +67,12 @@ def listening() -> Iterator[int]:
         yield silent.getsockname()[1]
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@contextmanager
+def closed() -> Iterator[int]:
+    """A port on which nobody listens, and which nobody else is given meanwhile."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        yield silent.getsockname()[1]
 
 
 def as_nobody(look: Callable[[DoctorSettings], list[Finding]], user: int = NOBODY, **values: Any) -> list[Finding]:

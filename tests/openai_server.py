@@ -6,7 +6,7 @@ adds faults.
 
 A fault is used up by one call of `/v1/embeddings`; None lets a call through. `{"kind": "status", "status": 429,
 "headers": {...}, "retry_after_date": 2, "code": "..."}`, or `{"kind": K}` with K one of `slow` (with `seconds`), `cut`,
-`trickle`, `garbage`, `count`, `shuffle`, `dimension`, `nan`, `zeros`, `duplicate`, `text`, `no_usage`.
+`trickle`, `garbage`, `count`, `shuffle`, `dimension`, `nan`, `null`, `zeros`, `duplicate`, `text`, `no_usage`.
 
 `/v1/chat/completions` comes from `tests.openai_chat.routes(server)` where that module exists.
 """
@@ -24,7 +24,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
@@ -86,6 +86,9 @@ class OpenAIServer:
     poison: dict[str, int] = field(default_factory=dict)
     tokens_max: int | None = None
     key: str | None = None  # when set, any other key is answered 401
+    pace_seconds: float = 0.0  # how long each answer takes
+    bloat: dict[str, int] = field(default_factory=dict)  # so many bytes are added to the answer to these words
+    watch: "Callable[[Call], None] | None" = None  # told of each call, in the server's thread, before it is answered
     models: Sequence[str] = ("test-embedding", "test-chat")
     url: str = ""
     calls: list[Call] = field(default_factory=list)
@@ -120,6 +123,8 @@ class OpenAIServer:
     async def embeddings(self, request: Request) -> Response:
         body = await request.json()
         call = self.record(request, body)
+        if self.watch is not None:
+            self.watch(call)
         texts: list[str] = [body["input"]] if isinstance(body["input"], str) else body["input"]
         refusal = self._refuse(body, texts, call)
         if refusal is not None:
@@ -130,6 +135,9 @@ class OpenAIServer:
         if call.fault is not None and call.fault["kind"] == "slow":
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), call.fault.get("seconds", 5))
+        if self.pace_seconds:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), self.pace_seconds)
         if call.fault is not None and call.fault["kind"] == "trickle":
             return StreamingResponse(self._trickle())
         dimension = body.get("dimensions") or self.dimension
@@ -140,6 +148,8 @@ class OpenAIServer:
         answer: dict[str, Any] = {"object": "list", "data": data, "model": body["model"]}
         tokens = sum(count_tokens(text) for text in texts)
         answer["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
+        if sizes := [size for word, size in self.bloat.items() if any(word in text for text in texts)]:
+            answer["padding"] = " " * sizes[0]
         return _spoil(answer, call.fault["kind"] if call.fault else None)
 
     async def _trickle(self) -> AsyncIterator[bytes]:
@@ -216,6 +226,8 @@ def _spoil(answer: dict[str, Any], kind: str | None) -> Response:
             item["embedding"] = item["embedding"][:-1]
     elif kind == "nan":
         data[-1]["embedding"][0] = float("nan")
+    elif kind == "null":
+        data[-1]["embedding"][0] = None
     elif kind == "zeros":
         data[-1]["embedding"] = [0.0] * len(data[-1]["embedding"])
     elif kind == "duplicate":

@@ -91,7 +91,7 @@ class Collector:
                     self.metrics[service].add(name)
             self._arrived.notify_all()
 
-    def wait_until(self, is_so: Callable[[], object], complaint: str, seconds: float = 60) -> Any:
+    def wait_until(self, is_so: Callable[[], object], complaint: str, seconds: float = 180) -> Any:
         """Return the first true answer; it is asked after every arrival."""
         with self._arrived:
             answer = self._arrived.wait_for(is_so, seconds)

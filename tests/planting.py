@@ -72,7 +72,7 @@ async def _plant_one(conn: asyncpg.Connection, collection: CollectionRow, exact:
     first_id = await conn.fetchval(
         "WITH planted AS ("
         "  INSERT INTO chunk (collection_id, document_id, chunk_hash, text_hash, text, prefix, heading, language, token_count, tsv, "
-        "  lexeme_count) SELECT $1, n / 20, 'c', 't', '', '', '', 'english', 9, to_tsvector('english', w.words), $3::int "
+        "  lexeme_count) SELECT $1, (n - 1) / 20, 'c', 't', '', '', '', 'english', 9, to_tsvector('english', w.words), $3::int "
         f" FROM generate_series(1, $2::int) AS n CROSS JOIN LATERAL {WORDS} AS w (words) RETURNING id"
         ") SELECT min(id) FROM planted",
         collection.id,
@@ -119,4 +119,4 @@ def recall(planted: Planted, questions: Vectors, found: list[list[int]]) -> floa
     return float(np.mean([len(set(row) & set(best.tolist())) / 10 for row, best in zip(found, truth, strict=True)]))
 
 
-SHORT = WorkerSettings(poll_seconds=1, lease_seconds=10, stop_seconds=1)
+SHORT = WorkerSettings(poll_seconds=1, lease_seconds=30, stop_seconds=1)

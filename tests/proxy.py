@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 PIECE_BYTES = 65_536
 SLICED_BYTES_MAX = 256
+STOP_SECONDS_MAX = 1.0
 _SSL_REQUEST, _GSS_REQUEST = 80877103, 80877104
 _STATEMENTS = frozenset(b"QE")  # a simple query; the execution of a prepared one
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -35,6 +36,7 @@ class _Frames:
 
     buffer: bytearray = field(default_factory=bytearray)
     is_started: bool = False
+    opening: bytes = b""  # what the client says first, its `application_name` among it
 
     def split(self, data: bytes) -> list[bytes]:
         """Return the whole messages that are there now."""
@@ -46,6 +48,7 @@ class _Frames:
             if not self.is_started:
                 (code,) = struct.unpack("!i", message[4:8])
                 self.is_started = code not in (_SSL_REQUEST, _GSS_REQUEST)
+                self.opening = message
             messages.append(message)
         return messages
 
@@ -93,7 +96,9 @@ class Proxy:
         self.delay_seconds = 0.0
         self.is_slicing = False
         self.is_refusing = False
+        self.silenced_name: str | None = None
         self.trap: Trap | None = None
+        self.hits = 0  # how often something that was done to it met a connection or its bytes
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
@@ -103,6 +108,9 @@ class Proxy:
         assert self._server is not None
         self._server.close()
         self.reset()
+        self._flowing.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_SECONDS_MAX)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -111,10 +119,16 @@ class Proxy:
     def connections(self) -> int:
         return len(self._links)
 
-    def silence(self) -> None:
-        """A black hole: what is open now stays open and hears nothing more, for ever."""
+    def silence(self, name: str = "", *, and_new: bool = False) -> None:
+        """A black hole: what is open now stays open and hears nothing more, for ever.
+
+        With a `name` only the connections whose `application_name` holds it; `and_new`: those to come as well, until `heal`.
+        """
         for link in self._links:
-            link.is_silent = True
+            if name.encode() in link.frames.opening or not name:
+                link.is_silent = True
+        if and_new:
+            self.silenced_name = name
 
     def stall(self) -> None:
         """Hold every byte until `heal`, those of new connections too."""
@@ -123,17 +137,20 @@ class Proxy:
     def cut(self) -> None:
         """Close what is open now."""
         for link in list(self._links):
+            self.hits += 1
             link.end(is_reset=False)
 
     def reset(self) -> None:
         """Reset what is open now."""
         for link in list(self._links):
+            self.hits += 1
             link.end(is_reset=True)
 
     def heal(self) -> None:
         """Let everything through again, at once and whole; what was cut or silenced stays so."""
         self.delay_seconds = 0.0
         self.is_slicing = self.is_refusing = False
+        self.silenced_name = None
         self._flowing.set()
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -142,6 +159,7 @@ class Proxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if self.is_refusing:
+            self.hits += 1
             writer.transport.abort()
             return
         try:
@@ -181,6 +199,7 @@ class Proxy:
                 await self._forward(link, data, link.client[1])
 
     async def _forward(self, link: _Link, data: bytes, writer: asyncio.StreamWriter) -> None:
+        self.hits += not self._flowing.is_set() or link.is_silent or self.is_slicing or self.delay_seconds > 0
         await self._flowing.wait()
         if self.delay_seconds:
             await asyncio.sleep(self.delay_seconds)
@@ -198,6 +217,8 @@ class Proxy:
     def _is_trapped(self, link: _Link, data: bytes) -> bool:
         """Count statements; at the trapped one spring the trap now, or mark the link for its answer."""
         for message in link.frames.split(data):
+            if self.silenced_name is not None and self.silenced_name.encode() in link.frames.opening:
+                link.is_silent = True
             trap = self.trap
             if message[0] not in _STATEMENTS or trap is None or trap.has_sprung:
                 continue

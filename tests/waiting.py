@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 
 # Generous, since a busy machine is no fault; what comes at once costs nothing.
 SECONDS_MAX = 60
+# A process of its own that loads a model's libraries.
+SUBPROCESS_SECONDS_MAX = 200
 
 
 async def until(is_so: Callable[[], Awaitable[object]], seconds: float = SECONDS_MAX) -> object:

@@ -14,6 +14,7 @@ from services.embedder.store import IndexRule
 from shared.database import open_pool
 from shared.embedding import open_model
 from shared.export import start_telemetry
+from shared.failpoints import arm
 from shared.listener import Listener
 from shared.models import VisibleWait
 from shared.process import on_stop_signals, run_process
@@ -25,12 +26,15 @@ from shared.worker import Slot, Worker
 CONNECTIONS_MAX = 8
 # An index that takes longer fails by itself, before the deadline takes its lease.
 BUILD_SHARE = 0.9
+# For the last publication.
+FINISH_SECONDS_MAX = 1.0
 
 
 async def main() -> None:
     """Embed and publish until told to stop."""
     settings = EmbedderSettings.read()
     start_logging("embedder", settings.log_level)
+    arm(settings.failpoints or ())
     start_telemetry("embedder")
     url = settings.required_database_url()
     listener = Listener(url, "askbox_worker", "askbox embedder listener", ["embed", "index"])
@@ -72,10 +76,10 @@ async def main() -> None:
             hindrance=lambda: model.note,
         )
         log(Event.PROCESS_STARTED, model=model.name, dimension=model.dimension)
-        with on_stop_signals(worker.stop):
+        with on_stop_signals(worker.stop, work_seconds=settings.stop_seconds):
             await worker.run()
         with contextlib.suppress(TimeoutError):  # the sweep of another process does it
-            async with asyncio.timeout(settings.stop_seconds):
+            async with asyncio.timeout(FINISH_SECONDS_MAX):
                 await embed.finish()
         await model.close()
     log(Event.PROCESS_STOPPED)

@@ -17,6 +17,7 @@ from shared import queue
 from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool, retry_conflicts
 from shared.embedding import EmbeddingModel, Vectors
 from shared.errors import LeaseLost, PermanentError, RetryableError
+from shared.failpoints import Failpoint, reach
 from shared.metrics import count_embedded
 from shared.publication import ask_all, versions_waiting_for_texts
 from shared.queue import Job
@@ -67,8 +68,10 @@ class EmbedHandler:
         rows = await self._pool.fetch(_TEXTS, self._model_id, list(hashes))
         texts = {bytes(row["text_hash"]): embedded_text(row["prefix"], row["text"]) for row in rows}
         tokens = {bytes(row["text_hash"]): row["token_count"] for row in rows}
+        await reach(Failpoint.TEXTS_FOUND)
         with member_spans(names.EMBED_TEXTS, await self._versions(list(texts))):
             encoded = await self._encode(texts)
+            await reach(Failpoint.VECTORS_COMPUTED)
             vectors, rejected = encoded.vectors, encoded.rejected
             if encoded.halted is not None and not vectors and not rejected:
                 raise encoded.halted
@@ -170,8 +173,10 @@ class EmbedHandler:
                     )
                 if usage:
                     await conn.execute(_ADD_USAGE, self._model.name, list(usage), list(usage.values()))
+                await reach(Failpoint.VECTORS_WRITTEN)
 
         await retry_conflicts(once)
+        await reach(Failpoint.VECTORS_COMMITTED)
 
     def _usage(self, total: int, jobs: Sequence[Job], tokens: Mapping[bytes, int]) -> dict[int, int]:
         """Divide what the model has read since the last record among the collections that asked for these texts."""

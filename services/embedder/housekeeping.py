@@ -4,6 +4,7 @@ import time
 from datetime import timedelta
 
 from shared.database import Pool, Session
+from shared.failpoints import Failpoint, reach
 from shared.intake import sweep_storage
 from shared.publication import prune_events
 from shared.statements import load_statements
@@ -26,18 +27,20 @@ async def sum_token_usage(conn: Session, age: timedelta, limit: int) -> None:
 
 
 class Housekeeping:
-    """Runs at most once a minute, however often it is called."""
+    """Runs at the first call, so that a process which ends every minute does it too, and then at most once a minute."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._at = time.monotonic()
+        self._at: float | None = None
 
     async def __call__(self) -> None:
         """Sweep a bounded number of rows of each kind."""
-        if time.monotonic() - self._at < PERIOD_SECONDS:
+        if self._at is not None and time.monotonic() - self._at < PERIOD_SECONDS:
             return
         self._at = time.monotonic()
+        await reach(Failpoint.HOUSEKEEPING_BEGUN)
         await sweep_storage(self._pool)
+        await reach(Failpoint.STORAGE_SWEPT)
         await prune_events(self._pool, EVENT_AGE_MIN, ROWS_MAX)
         await self._pool.execute(_PRUNE, EMBEDDING_AGE_MIN, ROWS_MAX)
         await sum_token_usage(self._pool, USAGE_AGE_MIN, USAGE_ROWS_MAX)

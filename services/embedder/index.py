@@ -14,6 +14,7 @@ from services.embedder.index_build import IndexBuilder
 from services.embedder.store import IndexRule
 from shared import queue
 from shared.database import Pool
+from shared.failpoints import Failpoint, reach
 from shared.queue import Job
 from shared.telemetry import Event, log
 
@@ -55,6 +56,7 @@ class IndexHandler:
         (job,) = jobs
         until = time.monotonic() + self._seconds_max
         await self._refresh_statistics(job)
+        await reach(Failpoint.STATISTICS_COMMITTED)
         is_allowed = self._builder is not None and await store.may_index(self._pool)
         if self._builder is not None and not await self._tend_indexes(job, self._builder, until, is_allowed=is_allowed):
             return
@@ -64,6 +66,7 @@ class IndexHandler:
             if is_allowed:
                 # The collection may have been deleted while this job, which stood for it, was running.
                 await store.request_index_removal(conn, job.subject_id)
+            await reach(Failpoint.INDEX_COMPLETED)
 
     async def after(self, jobs: Sequence[Job]) -> None:
         """Nothing follows."""
@@ -95,6 +98,7 @@ class IndexHandler:
             )
             # Last, since it locks the lease: the heartbeat must get through while the counting runs.
             await queue.hold_lease(conn, job.lease_id)
+            await reach(Failpoint.STATISTICS_WRITTEN)
         log(
             Event.STATISTICS_REFRESHED,
             collection_id=job.subject_id,
@@ -120,4 +124,5 @@ class IndexHandler:
                 return False
             for index in await store.list_due_indexes(self._pool, self._rule, job.subject_id):
                 await building.carry_out(index)
+                await reach(Failpoint.INDEX_CHANGED)
         return True

@@ -13,6 +13,7 @@ from services.ingester.watch import InboxWatcher
 from shared.database import Pool, open_pool
 from shared.errors import ConfigError
 from shared.export import start_telemetry
+from shared.failpoints import arm
 from shared.intake import ensure_model
 from shared.listener import Listener
 from shared.models import VisibleWait, find_model
@@ -27,13 +28,14 @@ from shared.worker import Slot, Worker
 CONNECTIONS_MAX = 6
 SMALL_FILE_BYTES = 1_048_576
 # What it does is done again at the next start.
-WATCH_END_SECONDS_MAX = 2.0
+WATCH_END_SECONDS_MAX = 1.0
 
 
 async def main() -> None:
     """Watch the inbox and parse until told to stop."""
     settings = IngesterSettings.read()
     start_logging("ingester", settings.log_level)
+    arm(settings.failpoints or ())
     start_telemetry("ingester")
     url = settings.required_database_url()
     try:
@@ -73,7 +75,7 @@ async def main() -> None:
         watching = asyncio.create_task(watcher.run())
         watching.add_done_callback(lambda _: worker.stop())
         try:
-            with on_stop_signals(worker.stop):
+            with on_stop_signals(worker.stop, work_seconds=settings.stop_seconds):
                 await worker.run()
             if watching.done():
                 watching.result()

@@ -48,7 +48,10 @@ class DeletionGuard:
     async def _adopt(self, here: uuid.UUID | None) -> None:
         mark = here or uuid.uuid4()
         if here is None and not await asyncio.to_thread(write_mark, self._root, mark):
+            # The database remembers no mark that stands nowhere: by it this very folder would be another one from now on.
             self._notes["mark"] = f"{self._root} cannot be written to, so it cannot be told from another folder"
+            return
+        self._notes.pop("mark", None)
         await store.set_mark(self._pool, mark)
         await self._resume("another_folder")
 
@@ -76,6 +79,15 @@ class DeletionGuard:
     async def is_paused(self) -> bool:
         """Whether a deletion waits for a person."""
         return await store.is_paused(self._pool, "vanished")
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether this process knows of files that wait for a person, and must look for the answer."""
+        return "vanished" in self._notes
+
+    async def is_confirmed(self, missing_count: int = 0) -> bool:
+        """Whether a person has said that the disappearance of as many documents is meant."""
+        return await store.is_confirmed(self._pool, "vanished", missing_count)
 
     async def _pause(self, kind: PauseKind, reason: str, missing_count: int) -> bool:
         """Stop deleting until a person confirms; True when one has."""

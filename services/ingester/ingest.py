@@ -18,7 +18,8 @@ from services.ingester.store import VersionToParse
 from shared import conventions as names
 from shared import queue
 from shared.database import Pool, retry_conflicts
-from shared.errors import CorruptFile, RetryableError
+from shared.errors import CorruptFile, ScratchUnavailable
+from shared.failpoints import Failpoint, reach
 from shared.publication import (
     PublicationSweep,
     VersionKey,
@@ -32,6 +33,8 @@ from shared.spans import describe_current, end_send_span, span, start_send_span,
 from shared.telemetry import Event, log
 
 CHUNKS_PER_TRANSACTION = 500
+# How long a machine without room for a temporary file is left alone.
+SCRATCH_SECONDS = 5.0
 
 
 class IngestHandler:
@@ -52,9 +55,11 @@ class IngestHandler:
         if version is None or not await self._begin(version, job):
             await self._complete(job)  # its subject has vanished, which is success
             return
+        await reach(Failpoint.PARSING_COMMITTED)
         describe_current(version_attributes(version.collection_id, version.document_id, version.version_id))
         with self._scratch_file() as file:
             await self._read_blob(version, file)
+            await reach(Failpoint.BLOB_READ)
             with span(names.PARSE, attributes={names.FILE_BYTES: version.file_bytes}) as parsing:
                 head, chunk_count = await self._stage(version, job, file)
                 parsing.set_attributes({names.MEDIA_TYPE: head.media_type, names.CHUNKS: chunk_count})
@@ -85,7 +90,7 @@ class IngestHandler:
         try:
             return tempfile.TemporaryFile(dir=self._scratch)
         except OSError as error:
-            raise RetryableError(f"no temporary file can be made in {self._scratch}: {error.strerror}") from None
+            raise _no_scratch(self._scratch, error) from None
 
     async def _begin(self, version: VersionToParse, job: Job) -> bool:
         async def once() -> bool:
@@ -94,6 +99,7 @@ class IngestHandler:
                 if not await store.begin_parsing(conn, version.key):
                     return False
                 await delete_staged_chunks(conn, version.key)  # of an attempt that died
+                await reach(Failpoint.PARSING_WRITTEN)
                 return True
 
         return await retry_conflicts(once)
@@ -105,7 +111,7 @@ class IngestHandler:
     async def _read_blob(self, version: VersionToParse, file: IO[bytes]) -> None:
         ordinal = 0
         while (part := await store.read_blob_part(self._pool, version.blob_id, ordinal)) is not None:
-            await asyncio.to_thread(_write, file, part)
+            await asyncio.to_thread(_write, file, part, self._scratch)
             ordinal += 1
         if file.tell() != version.file_bytes:
             raise CorruptFile(
@@ -124,6 +130,7 @@ class IngestHandler:
             async for item in items:
                 if isinstance(item, ParsedHead):
                     head = item
+                    await reach(Failpoint.HEAD_PARSED)
                     continue
                 batch.append(item)
                 chunk_count += 1
@@ -145,6 +152,8 @@ class IngestHandler:
             async with self._pool.acquire() as conn, conn.transaction():
                 await queue.hold_lease(conn, job.lease_id)
                 await store.stage_chunks(conn, version.key, chunks, language=language, path_words=path_words)
+                await reach(Failpoint.CHUNKS_WRITTEN)
+            await reach(Failpoint.CHUNKS_COMMITTED)
 
     async def _finish(self, version: VersionToParse, job: Job, head: ParsedHead, started: float) -> int:
         """Complete the job together with its effect: the version waits for its texts, and each text has a job."""
@@ -167,10 +176,12 @@ class IngestHandler:
                     duration_ms=_elapsed_ms(started),
                     detail={"chunks": chunk_count, "embed_jobs": made},
                 )
+                await reach(Failpoint.STAGING_WRITTEN)
                 return made
 
         sending = start_send_span("embed")
         made = await retry_conflicts(once)
+        await reach(Failpoint.STAGING_COMMITTED)
         if made:
             end_send_span(sending, made)
         return made
@@ -180,9 +191,14 @@ def _elapsed_ms(started: float) -> float:
     return round((time.monotonic() - started) * 1000, 1)
 
 
-def _write(file: IO[bytes], part: bytes) -> None:
+def _write(file: IO[bytes], part: bytes, scratch: Path) -> None:
     try:
         file.write(part)
         file.flush()
     except OSError as error:
-        raise RetryableError(f"the temporary file cannot be written: {error.strerror}") from None
+        raise _no_scratch(scratch, error) from None
+
+
+def _no_scratch(scratch: Path, error: OSError) -> ScratchUnavailable:
+    reason = f"no temporary file can be written in {scratch} ({error.strerror}): free some space there, or set TMPDIR"
+    return ScratchUnavailable(reason, retry_after=SCRATCH_SECONDS)

@@ -26,6 +26,7 @@ from services.ingester.store import ScanRequest
 from services.ingester.take import pieces_of
 from shared import intake, queue
 from shared.database import Pool, retry_conflicts
+from shared.failpoints import Failpoint, reach
 from shared.intake import Arrival, RequestedFile
 from shared.queue import Job
 from shared.telemetry import Event, log
@@ -58,6 +59,7 @@ class ScanHandler:
         except FolderRefused as error:
             await self._finish(job, request, Contents(), str(error))
             return
+        await reach(Failpoint.FOLDER_LISTED)
         taken = await store.list_requested_paths(self._pool, request.id)
         taken_now = 0
         for place, relative in enumerate(contents.files):
@@ -68,6 +70,7 @@ class ScanHandler:
                 await self._make_way(job, request)
                 return
             taken_now += await self._take(job, request, located, relative, place, contents)
+            await reach(Failpoint.SCANNED_FILE_TAKEN)
         cut = (
             f"it holds more than {FILES_MAX} files or {ENTRIES_MAX} entries: ask for its folders one by one"
             if contents.is_cut
@@ -146,7 +149,10 @@ class ScanHandler:
         async def once() -> bool:
             async with self._pool.acquire() as conn, conn.transaction():
                 await queue.hold_lease(conn, job.lease_id)
-                return await store.link_unchanged(conn, request, FOLDER_SCHEME + name, sha256, name)
+                is_linked = await store.link_unchanged(conn, request, FOLDER_SCHEME + name, sha256, name)
+                if is_linked:
+                    await reach(Failpoint.SCANNED_FILE_LINKED)
+                return is_linked
 
         return await retry_conflicts(once)
 
@@ -166,8 +172,10 @@ class ScanHandler:
                 await queue.complete_jobs(conn, job.lease_id, [job.id])
                 await intake.list_skips(conn, request.id, request.collection_id, list(contents.skipped.items()))
                 await store.finish_scan(conn, request.id, error, contents.skipped_count)
+                await reach(Failpoint.SCAN_WRITTEN)
 
         await retry_conflicts(once)
+        await reach(Failpoint.SCAN_COMMITTED)
 
     async def _complete(self, job: Job) -> None:
         async with self._pool.acquire() as conn, conn.transaction():

@@ -95,6 +95,15 @@ RETURNING confirmed_at IS NOT NULL AS is_confirmed
 -- Rows: 1.
 SELECT EXISTS (SELECT 1 FROM inbox_pause WHERE kind = $1::text) AS is_paused
 
+-- name: is_confirmed
+-- Whether a person has said that the deletion which waits is meant, of at least $2 documents.
+-- $1 kind text · $2 missing_count int
+-- Rows: 1.
+SELECT EXISTS (
+  SELECT 1 FROM inbox_pause
+  WHERE kind = $1::text AND confirmed_at IS NOT NULL AND missing_count >= $2::integer
+) AS is_confirmed
+
 -- name: end_pause
 -- Deletion goes on as usual.
 -- $1 kind text

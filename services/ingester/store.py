@@ -24,6 +24,7 @@ _LIST = STATEMENTS["list_inbox_documents"]
 _SKIPPED = STATEMENTS["replace_skipped_files"]
 _PAUSE = STATEMENTS["pause_deletion"]
 _IS_PAUSED = STATEMENTS["is_paused"]
+_IS_CONFIRMED = STATEMENTS["is_confirmed"]
 _END_PAUSE = STATEMENTS["end_pause"]
 _GET_MARK = STATEMENTS["get_mark"]
 _SET_MARK = STATEMENTS["set_mark"]
@@ -142,6 +143,12 @@ async def is_paused(conn: Session, kind: PauseKind) -> bool:
     """Whether deletion waits for a person, or goes on after one confirmed it."""
     paused: bool = await conn.fetchval(_IS_PAUSED, kind)
     return paused
+
+
+async def is_confirmed(conn: Session, kind: PauseKind, missing_count: int) -> bool:
+    """Whether a person has confirmed the deletion that waits, of at least so many documents."""
+    confirmed: bool = await conn.fetchval(_IS_CONFIRMED, kind, missing_count)
+    return confirmed
 
 
 async def end_pause(conn: Session, kind: PauseKind) -> None:

@@ -11,6 +11,7 @@ from services.ingester.paths import INBOX_SCHEME, collection_of, inbox_uri, shor
 from services.ingester.settings import IngesterSettings
 from shared import intake
 from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool
+from shared.failpoints import Failpoint, reach
 from shared.intake import Arrival
 from shared.telemetry import Event, log
 from shared.text import one_line, storable
@@ -19,7 +20,7 @@ from shared.text import one_line, storable
 DEBOUNCE_SECONDS = 2.0
 # Files taken within this pause of one another are one burst; a later file starts at place 0 and overtakes its tail.
 BURST_PAUSE_SECONDS = 1.0
-# A file that changes while it is read is left alone for 2, 4, … up to 64 times the settle time.
+# A file that changes while it is read, or that fails for a reason nobody knows, is left alone for 2, 4, … up to 64 times the settle time.
 UNSTABLE_COUNTED_MAX = 6
 REFUSED_KEPT_MAX = 10_000
 
@@ -36,7 +37,7 @@ class FileTaker:
         self.moved_from: dict[str, str] = {}
         self.written: set[str] = set()  # closed after writing: read again even if it could not be read before
         self._refused: dict[str, tuple[str, Fingerprint | None]] = {}
-        self._unstable: dict[str, int] = {}  # how often a file changed while it was read
+        self._unstable: dict[str, int] = {}  # how often a file changed while it was read, or failed
         self._taken_at: dict[str, float] = {}
         self._last_taken_at = 0.0
         self._burst = 0
@@ -52,7 +53,7 @@ class FileTaker:
 
     def is_done(self, path: str, current: Fingerprint) -> bool:
         """Whether a file was taken or refused as it is now; any change, of its mode too, is worth another look."""
-        if path in self.moved_from:
+        if path in self.moved_from or path in self.written:
             return False
         return self.known.get(path) == current or (path in self._refused and self._refused[path][1] == current)
 
@@ -89,15 +90,15 @@ class FileTaker:
             self._refused.pop(path, None)
             self._unstable.pop(path, None)
         except FileChanged:
-            self._unstable[path] = min(self._unstable.get(path, 0) + 1, UNSTABLE_COUNTED_MAX)
             log(Event.FILE_CHANGED_WHILE_READ, path=inbox_uri(path))
-            return time.monotonic() + self._settings.settle_seconds * 2.0 ** self._unstable[path]
+            return self._later(path)
         except FileUnreadable as error:
             self._refuse(path, str(error))
         except (*CONNECTION_ERRORS, *CONFLICT_ERRORS):
             raise
         except Exception as error:
-            self._refuse(path, f"cannot be stored: {one_line(storable(str(error))[0])}")
+            self._refuse(path, f"cannot be stored: {one_line(storable(str(error))[0])}", is_final=False)
+            return self._later(path)  # nobody knows whether it will happen again
         finally:
             file.close()
         return None
@@ -110,7 +111,9 @@ class FileTaker:
             sha256 = await asyncio.to_thread(file.sha256)
             if await intake.has_bytes(self._pool, collection_id, inbox_uri(path), sha256, even_failed=not is_written):
                 self.moved_from.pop(path, None)
+                self.written.discard(path)
                 return
+        await reach(Failpoint.FILE_READ)
         stored = await intake.store_bytes(self._pool, pieces_of(file))
         intaken = await intake.add_version(
             self._pool,
@@ -148,12 +151,19 @@ class FileTaker:
         self._burst = self._burst + 1 if time.monotonic() - self._last_taken_at < BURST_PAUSE_SECONDS else 0
         return self._burst
 
-    def _refuse(self, path: str, reason: str) -> None:
-        current = fingerprint(self._root, path)
+    def _later(self, path: str) -> float:
+        """Return when to try a file again that could not be taken for a reason which may pass; each time later."""
+        self._unstable[path] = min(self._unstable.get(path, 0) + 1, UNSTABLE_COUNTED_MAX)
+        return time.monotonic() + self._settings.settle_seconds * 2.0 ** self._unstable[path]
+
+    def _refuse(self, path: str, reason: str, *, is_final: bool = True) -> None:
+        current = fingerprint(self._root, path) if is_final else None
         if self._refused.get(path) != (reason, current):
             log(Event.FILE_SKIPPED, path=INBOX_SCHEME + shortened(path), reason=reason)
         if len(self._refused) < REFUSED_KEPT_MAX:
             self._refused[path] = (reason, current)
+        if is_final:
+            self.written.discard(path)
 
 
 async def pieces_of(file: WholeFile) -> AsyncIterator[bytes]:

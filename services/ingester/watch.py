@@ -10,6 +10,7 @@ import contextlib
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from services.ingester import store
@@ -21,6 +22,7 @@ from services.ingester.signals import Closed, Lost, Moved, Opened, Removed, Sign
 from services.ingester.take import FileTaker
 from shared import intake
 from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool
+from shared.failpoints import Failpoint, reach
 from shared.telemetry import Event, log
 
 # Programs replace a file by deleting and creating it: a deletion is believed when the name stays away this long.
@@ -30,6 +32,9 @@ OPEN_FILE_PATIENCE_SECONDS = 60.0
 RETRY_SECONDS = 1.0
 ANOTHER_FOLDER_SECONDS = 5.0
 SKIPPED_LISTED_MAX = 10_000
+DELETED_AT_ONCE_MAX = 50
+# Whoever says that a mass disappearance is meant is not to wait for the next scan.
+CONFIRMED_LOOK_SECONDS = 1.0
 
 
 class InboxWatcher:
@@ -72,6 +77,8 @@ class InboxWatcher:
         self._scan_now = True
         while _identity(self._root) == identity:
             try:
+                if self._guard.is_waiting and await self._guard.is_confirmed():
+                    self._scan_now = True
                 if self._scan_now or time.monotonic() - self._scanned_at >= self._settings.rescan_seconds:
                     if not await self._guard.is_our_inbox():
                         await asyncio.sleep(min(self._settings.rescan_seconds, ANOTHER_FOLDER_SECONDS))
@@ -92,6 +99,7 @@ class InboxWatcher:
         now = time.monotonic()
         due = [self._scanned_at + self._settings.rescan_seconds, *self._due.values()]
         due += [since + DELETION_GRACE_SECONDS for since in self._missing.values()]
+        due += [now + CONFIRMED_LOOK_SECONDS] if self._guard.is_waiting else []
         self._changed.clear()
         if self._scan_now:
             return
@@ -146,6 +154,7 @@ class InboxWatcher:
             self._guard.cannot_read(f"the inbox {self._root} cannot be read: {error.strerror}")
             self._scanned_at = time.monotonic()
             return
+        await reach(Failpoint.INBOX_LISTED)
         now = time.monotonic()
         self._taker.forget_all_but(listing.files)
         for path, current in listing.files.items():
@@ -232,33 +241,48 @@ class InboxWatcher:
 
     async def _delete_missing(self) -> None:
         now = time.monotonic()
-        due = [path for path, since in self._missing.items() if now - since >= DELETION_GRACE_SECONDS]
+        due = {path for path, since in self._missing.items() if now - since >= DELETION_GRACE_SECONDS}
         if not due:
             return
-        gone = [path for path in due if fingerprint(self._root, path) is None and not self._is_moving(path)]
+        # Those whose grace is not over count too: files that are deleted together are not noticed together.
+        absent = [path for path in self._missing if fingerprint(self._root, path) is None and not self._is_moving(path)]
+        gone = [path for path in absent if path in due]
         stored = await store.list_inbox_documents(self._pool) if gone else set()
-        vanished = {uri for _, uri in stored} & {inbox_uri(path) for path in gone}
-        is_doubtful = self._guard.is_mass(len(vanished), len(stored)) or await self._guard.is_paused()
-        # What is confirmed is deleted; what is not, the next scan counts against all there are.
-        if vanished and is_doubtful and not await self._guard.allows(len(vanished), len(stored)):
-            self._scan_now = not await self._guard.is_paused()
+        vanished = {uri for _, uri in stored} & {inbox_uri(path) for path in absent}
+        is_paused = await self._guard.is_paused()
+        is_doubtful = is_paused or self._guard.is_mass(len(vanished), len(stored))
+        if vanished and is_doubtful and not await self._guard.is_confirmed(len(vanished)):
+            if not is_paused:
+                await self._guard.allows(len(vanished), len(stored))
+            # A scan counts against all there are; what is noticed here, while files go, may be a part of them.
+            self._scan_now = True
             gone = []
         for path in due:
             self._missing.pop(path, None)
-        for path in gone:
-            await self._delete(path)
+        for number in range(0, len(gone), DELETED_AT_ONCE_MAX):
+            await self._delete(gone[number : number + DELETED_AT_ONCE_MAX])
 
     def _is_moving(self, path: str) -> bool:
         return any(source == path and target in self._due for target, source in self._taker.moved_from.items())
 
-    async def _delete(self, path: str) -> None:
-        self._taker.forget(path)
-        collection_id = await intake.find_collection(self._pool, collection_of(path))
-        if collection_id is None:
-            return
-        document_id = await intake.delete_document(self._pool, collection_id, inbox_uri(path))
-        if document_id is not None:
-            log(Event.DOCUMENT_DELETED, path=inbox_uri(path), document_id=document_id)
+    async def _delete(self, paths: Sequence[str]) -> None:
+        await reach(Failpoint.DELETION_NOTICED)
+        by_collection: dict[str, list[str]] = {}
+        for path in paths:
+            self._taker.forget(path)
+            by_collection.setdefault(collection_of(path), []).append(inbox_uri(path))
+        for name, uris in by_collection.items():
+            collection_id = await intake.find_collection(self._pool, name)
+            if collection_id is None:
+                continue
+            try:
+                deleted = await intake.delete_documents(self._pool, collection_id, uris)
+            except TimeoutError:  # they are large: each may take as long
+                deleted = {}
+                for uri in uris:
+                    deleted |= await intake.delete_documents(self._pool, collection_id, [uri])
+            for uri, document_id in deleted.items():
+                log(Event.DOCUMENT_DELETED, path=uri, document_id=document_id)
 
 
 def _identity(root: Path) -> tuple[int, int] | None:

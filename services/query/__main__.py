@@ -23,12 +23,13 @@ from shared.database import Pool, open_pool
 from shared.embedding import LocalModel, OpenAIModel, open_model
 from shared.errors import ConfigError
 from shared.export import start_telemetry
+from shared.failpoints import arm
 from shared.models import find_model
 from shared.process import on_stop_signals, run_process
 from shared.telemetry import Event, log, start_logging
 
 # Without it one open stream keeps uvicorn from ever stopping.
-GRACEFUL_STOP_SECONDS = 5
+GRACEFUL_STOP_SECONDS = 4
 # Somebody waits for it.
 QUESTION_EMBEDDING_SECONDS_MAX = 15.0
 
@@ -49,6 +50,7 @@ async def main() -> None:
     """Answer until told to stop."""
     settings = QuerySettings.read()
     start_logging("query", settings.log_level)
+    arm(settings.failpoints or ())
     start_telemetry("query")
     url = settings.required_database_url()
     is_loopback = _is_loopback(settings.http_host)
@@ -93,7 +95,7 @@ async def main() -> None:
             model=model.name,
             llm=chat and chat.name,
         )
-        with on_stop_signals(server.stop):
+        with on_stop_signals(server.stop, work_seconds=GRACEFUL_STOP_SECONDS):
             await server.serve(sockets=[listening])
     log(Event.PROCESS_STOPPED)
 

@@ -16,11 +16,13 @@ from services.query.problems import install_problem_handlers
 from services.query.routes import api_pages, collections, documents, ingest, metrics, questions, status
 from services.query.schema import Problem
 from shared import queue
-from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool
+from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool, at_the_end, distrust_idle
 from shared.export import endpoint_of
-from shared.worker import TOUCH_SECONDS
+from shared.worker import FORGET_SECONDS_MAX, TOUCH_SECONDS
 
 BODY_BYTES_MAX = 1_048_576
+# What hangs on a silent database is left behind.
+BACKGROUND_END_SECONDS_MAX = 1.0
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 
@@ -37,7 +39,7 @@ def create_app(deps: Deps) -> FastAPI:
         finally:
             for task in background:
                 task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+            await asyncio.wait(background, timeout=BACKGROUND_END_SECONDS_MAX)
 
     app = FastAPI(
         title="askbox",
@@ -70,14 +72,14 @@ async def _touch(pool: Pool) -> None:
     worker_id: int | None = None
     try:
         while True:
-            with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
+            try:
                 if worker_id is None or not await queue.touch_worker(pool, worker_id, is_listening=False, note=None):
                     worker_id = await queue.register_worker(
                         pool, kind="query", host=socket.gethostname(), pid=os.getpid()
                     )
+            except (*CONNECTION_ERRORS, *CONFLICT_ERRORS) as error:
+                await distrust_idle(pool, error)
             await asyncio.sleep(TOUCH_SECONDS)
     finally:
         if worker_id is not None:
-            with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
-                async with asyncio.timeout(2):
-                    await queue.forget_worker(pool, worker_id)
+            await at_the_end(queue.forget_worker(pool, worker_id), seconds=FORGET_SECONDS_MAX)

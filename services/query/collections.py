@@ -8,6 +8,7 @@ from services.query import store
 from services.query.store import CollectionRow
 from shared.database import Connection, Pool, retry_conflicts
 from shared.errors import Conflict, NotFound, RequestError
+from shared.failpoints import Failpoint, reach
 from shared.statements import load_statements
 from shared.text import storable
 
@@ -69,10 +70,12 @@ async def delete_collection(pool: Pool, collection: CollectionRow, scope: Sequen
         async with pool.acquire() as conn, conn.transaction():
             await _refuse_inbox(conn, collection, scope, "remove its folder from the inbox first")
             deleted = await conn.fetchval(_DELETE, list(scope), collection.id, timeout=DELETE_TIMEOUT_SECONDS)
+            await reach(Failpoint.COLLECTION_WRITTEN)
             return deleted is not None
 
     if not await retry_conflicts(once):
         raise NotFound(f"there is no collection named {collection.name}")
+    await reach(Failpoint.COLLECTION_COMMITTED)
 
 
 async def _refuse_inbox(conn: Connection, collection: CollectionRow, scope: Sequence[int], remedy: str) -> None:

@@ -1,5 +1,6 @@
 """What every route is given: the process's parts, and what the caller may do."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -24,6 +25,11 @@ UPLOADS_WAITING_MAX = 32
 WAITS_MAX = 64
 # A body may take its time, and whoever sends one byte a minute on purpose too.
 UPLOADS_OF_A_KEY_MAX = 8
+
+
+# What every request asks first: a silent database is told of by then. A burst may wait its turn for a connection: of 300
+# questions at once over a pool of 5, on a machine ten times overloaded, some waited longer than 10 s.
+ACCESS_SECONDS_MAX = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +58,10 @@ DepsParam = Annotated[Deps, Depends(_deps)]
 async def access_of(request: Request, deps: Deps) -> Access:
     """Find out what the caller may do at this moment.
 
-    Raises: Unauthorized without a valid key where one is needed.
+    Raises: Unauthorized without a valid key where one is needed; TimeoutError when the database is silent.
     """
-    return await authorize(deps.pool, request.headers.get("authorization"), is_open_without_keys=deps.is_loopback)
+    async with asyncio.timeout(ACCESS_SECONDS_MAX):
+        return await authorize(deps.pool, request.headers.get("authorization"), is_open_without_keys=deps.is_loopback)
 
 
 async def _access(request: Request, deps: DepsParam, _: Annotated[object, Security(_bearer)]) -> Access:

@@ -1,5 +1,6 @@
 """Is the whole system well? One row per process tells who is alive and whether its listener hears."""
 
+import asyncio
 import time
 from datetime import timedelta
 from typing import Any
@@ -12,6 +13,8 @@ from shared.text import without_addresses
 
 # Workers touch their rows every 5 s.
 SILENCE_MAX = timedelta(seconds=20)
+# For the whole look: a database that takes longer is not well.
+SECONDS_MAX = 5.0
 
 
 async def health(pool: Pool, *, is_told: bool = True) -> tuple[bool, dict[str, Any]]:
@@ -22,10 +25,11 @@ async def health(pool: Pool, *, is_told: bool = True) -> tuple[bool, dict[str, A
     """
     started = time.monotonic()
     try:
-        version = await pool.fetchval("SELECT extversion FROM pg_extension WHERE extname = 'vector'", timeout=5)
-        workers = await store.list_workers(pool, SILENCE_MAX)
-        pauses = await store.get_pauses(pool)
-        work = await _count_work(pool) if is_told else None
+        async with asyncio.timeout(SECONDS_MAX):
+            version = await pool.fetchval("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
+            workers = await store.list_workers(pool, SILENCE_MAX)
+            pauses = await store.get_pauses(pool)
+            work = await _count_work(pool) if is_told else None
     except (*CONNECTION_ERRORS, *CONFLICT_ERRORS) as error:
         return False, _shown({"database": {"ok": False, "reason": str(error) or type(error).__name__}}, is_told=is_told)
     checks: dict[str, Any] = {

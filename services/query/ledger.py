@@ -23,7 +23,7 @@ _INSERT_TOKEN_USAGE = STATEMENTS["insert_token_usage"]
 ENTRIES_HELD_MAX = 10_000
 ENTRIES_WRITTEN_MAX = 500
 RETRY_SECONDS = 5.0
-CLOSE_SECONDS_MAX = 3.0
+CLOSE_SECONDS_MAX = 1.0
 # Behind these the entries are held on to.
 _NOT_WRITTEN: tuple[type[BaseException], ...] = (*CONNECTION_ERRORS, *CONFLICT_ERRORS, asyncio.CancelledError)
 

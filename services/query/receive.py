@@ -17,6 +17,7 @@ from services.query.upload import PartBegan, PartEnded, Piece, storable_name, vi
 from shared import intake
 from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool
 from shared.errors import BodyTooLarge, FileTooLarge, RequestError
+from shared.failpoints import Failpoint, reach
 from shared.intake import Arrival, Intake, RequestedFile, StoredBytes
 from shared.telemetry import Event, log
 from shared.text import one_line
@@ -101,6 +102,7 @@ class Upload:
         if not self.received:
             path, reason = next(iter(self.refused.items()))
             raise BodyTooLarge(f"{path}: {reason}")
+        await reach(Failpoint.UPLOAD_RECEIVED)
         request_id = uuid.uuid4()
         taken = []
         for place, file in enumerate(list(self.received)):
@@ -121,6 +123,7 @@ class Upload:
             _log(file, arrived)
         if self.refused:
             await self._list_refused(request_id, collection.id)
+        await reach(Failpoint.UPLOAD_TAKEN)
         return request_id, taken
 
     async def _receive_file(self, file_name: str, pieces: AsyncIterator[Piece]) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from services.query import ingest_store, store
 from services.query.retrieve import snapshot
 from shared.database import Pool, retry_conflicts
+from shared.failpoints import Failpoint, reach
 from shared.publication import VersionKey, add_event
 from shared.spans import TraceContext, end_file_span, end_send_span, start_file_span, start_send_span
 from shared.telemetry import Event, log
@@ -30,10 +31,12 @@ async def retry_document(pool: Pool, collection_id: int, document_id: int, sourc
             )
             if version_id is not None:
                 await add_event(conn, VersionKey(collection_id, version_id), document_id, "retry", "queued")
+                await reach(Failpoint.RETRY_WRITTEN)
             return version_id
 
     version_id = await retry_conflicts(once)
     if version_id is not None:
+        await reach(Failpoint.RETRY_COMMITTED)
         end_send_span(sending, 1)
         end_file_span(appeared, collection_id, document_id, version_id)
         log(Event.DOCUMENT_RETRIED, document_id=document_id, version_id=version_id)

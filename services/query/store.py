@@ -33,6 +33,8 @@ _LIST_WORKERS = STATEMENTS["list_workers"]
 _LIST_SKIPPED = STATEMENTS["list_skipped"]
 _GET_PAUSES = STATEMENTS["get_pauses"]
 _CONFIRM_PAUSE = STATEMENTS["confirm_pause"]
+# A document of a hundred thousand chunks on a slow disk.
+DELETE_SECONDS_MAX = 120.0
 DIMENSION_MAX = 4000
 DOCUMENT_ID_MAX = 2**63 - 1
 
@@ -245,7 +247,8 @@ def _document(fields: dict[str, Any]) -> DocumentRow:
 
 async def bury_document(conn: Connection, scope: Sequence[int], document_id: int) -> bool:
     """Delete a document for good; False when there is none in the scope."""
-    return await conn.fetchval(_BURY_DOCUMENT, list(scope), document_id) is not None
+    buried = await conn.fetchval(_BURY_DOCUMENT, list(scope), document_id, timeout=DELETE_SECONDS_MAX)
+    return buried is not None
 
 
 async def count_states(conn: Connection, scope: Sequence[int]) -> dict[str, int]:

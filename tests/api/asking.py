@@ -25,6 +25,7 @@ from tests.factories import HashModel
 from tests.openai_chat import Chats, chats_of
 from tests.openai_server import OpenAIServer
 
+SOCKET_BYTES = 64 * 1024
 QUESTION = "when does the nightly backup run"
 TEXTS = [
     "The nightly backup runs at two in the morning. It is encrypted with age.",
@@ -68,7 +69,7 @@ def parse_events(text: str) -> list[tuple[str, Any]]:
 
 def settings_for(server: OpenAIServer, **given: Any) -> QuerySettings:
     return QuerySettings(
-        _env_file=None, **({"llm_model": "test-chat", "llm_base_url": server.url, "provider_seconds": 30} | given)
+        _env_file=None, **({"llm_model": "test-chat", "llm_base_url": server.url, "provider_seconds": 120} | given)
     )
 
 
@@ -97,13 +98,15 @@ async def asking(
 @asynccontextmanager
 async def _called(deps: Deps) -> AsyncIterator[httpx2.AsyncClient]:
     transport = httpx2.ASGITransport(app=create_app(deps), raise_app_exceptions=False)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as client:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=120) as client:
         yield client
 
 
 @asynccontextmanager
 async def _served(deps: Deps) -> AsyncIterator[httpx2.AsyncClient]:
     listening = socket.create_server(("127.0.0.1", 0))
+    # Small, so that little has to be written until a caller who takes nothing is felt; connections inherit it.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
     config = uvicorn.Config(
         create_app(deps), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
     )
@@ -112,7 +115,7 @@ async def _served(deps: Deps) -> AsyncIterator[httpx2.AsyncClient]:
     serving = asyncio.create_task(server._serve([listening]))
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     try:
-        async with httpx2.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
+        async with httpx2.AsyncClient(base_url=url, timeout=120, trust_env=False) as client:
             yield client
     finally:
         server.should_exit = True

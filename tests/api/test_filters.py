@@ -15,6 +15,7 @@ from services.query.store import CollectionRow
 from services.query.wait import Awaited, wait_for
 from shared.errors import NotFound
 from tests.factories import make_collection, publish_version, vector_of
+from tests.waiting import SECONDS_MAX
 
 OLD = "The nightly backup runs at two in the morning."
 NEW = "The nightly backup runs at three in the morning."
@@ -149,10 +150,10 @@ async def test_question_waits_until_its_files_have_ended(client, pool, looks, ro
     await make_collection(pool)
     job_id = await send(client, b"# Plan\n\nThe nightly backup runs at noon.\n")
     asking = asyncio.create_task(client.post(route, json={"question": QUESTION, "wait_for": job_id}))
-    await asyncio.wait_for(looks.wait(), 20)
+    await asyncio.wait_for(looks.wait(), SECONDS_MAX)
     assert not asking.done()
     await end_uploads(pool)
-    response = await asyncio.wait_for(asking, 20)
+    response = await asyncio.wait_for(asking, SECONDS_MAX)
     assert response.status_code == 200
     assert re.search(r'"pending": ?0', response.text)
 
@@ -184,9 +185,9 @@ async def test_waiting_holds_neither_a_slot_nor_a_connection(client, pool, looks
     waiting = [
         asyncio.create_task(client.post("/query", json={"question": QUESTION, "wait_for": job_id})) for _ in range(8)
     ]
-    await asyncio.wait_for(looks.wait(), 20)
+    await asyncio.wait_for(looks.wait(), SECONDS_MAX)
     assert (await asked(client))["sources"][0]["quote"] == OLD
     assert not any(task.done() for task in waiting)
     await pool.execute("DELETE FROM document_version WHERE state = 'queued'")
     await pool.execute("DELETE FROM ingest_request_document")
-    assert {(await asyncio.wait_for(task, 20)).status_code for task in waiting} == {200}
+    assert {(await asyncio.wait_for(task, SECONDS_MAX)).status_code for task in waiting} == {200}

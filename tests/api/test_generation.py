@@ -195,11 +195,11 @@ async def test_field_that_is_not_read_is_refused(app):
 
 
 async def test_refusal_to_answer_now_is_passed_on_and_obeyed(app):
-    app.chats.play(Chat(status=429, headers={"Retry-After": "40"}))
+    app.chats.play(Chat(status=429, headers={"Retry-After": "400"}))
     first = await app.ask()
     second = await app.ask()
     assert first.status_code == second.status_code == 503
-    assert 30 <= int(second.headers["retry-after"]) <= int(first.headers["retry-after"]) <= 40
+    assert 300 <= int(second.headers["retry-after"]) <= int(first.headers["retry-after"]) <= 400
     assert len(app.chats.calls) == 1
 
 
@@ -245,15 +245,21 @@ async def test_half_an_answer_is_never_asked_for_again(app):
 
 async def test_silent_model_is_given_up(reader_pool, pool, server, chats):
     await publish_version(pool, TEXTS)
+    chats.default = Chat(silent_headers=True)
     async with asking(reader_pool, server, provider_seconds=0.3) as app:
-        chats.play(Chat(silent_headers=True), Chat(["It runs ", "at two."], stall_at=1))
         before = await app.ask()
-        await until(lambda: asyncio.sleep(0, chats.calls[0].left_at is not None))
-        app.deps.answerer._chat._provider._gate._open_at = 0  # its pause is not what is looked at
-        after = await app.ask()
-    assert before.status_code == after.status_code == 503
+        await until(lambda: asyncio.sleep(0, all(call.left_at is not None for call in chats.calls)))
+    assert before.status_code == 503
     assert "ASKBOX_PROVIDER_SECONDS" in before.json()["detail"]
-    assert "broke off" in after.json()["detail"]
+
+
+async def test_model_that_falls_silent_is_given_up(app):
+    app.chats.play(Chat(["It runs ", "at two."], stall_at=1))
+    app.deps.answerer._chat._silence_seconds_max = 0.3  # behind the first words, for which there is time
+    response = await app.ask()
+    assert response.status_code == 503
+    assert "broke off" in response.json()["detail"]
+    await until(lambda: asyncio.sleep(0, app.chats.calls[0].left_at is not None))
 
 
 @pytest.mark.parametrize(
@@ -321,12 +327,16 @@ async def test_no_transaction_is_open_while_the_model_writes(app, owner):
     app.chats.play(Chat(hold_at=0))
     asked = asyncio.create_task(app.ask())
     await until(lambda: asyncio.sleep(0, app.chats.calls))
-    open_transactions = await owner.fetchval(
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'test reader' AND xact_start IS NOT NULL"
+    # A usage may be written at this moment; a transaction of the question would stay open until the model is released.
+    await until(
+        lambda: owner.fetchval(
+            "SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name = 'test reader' AND xact_start IS NOT NULL"
+        )
     )
+    assert not asked.done()
     app.chats.is_released = True
     assert (await asked).status_code == 200
-    assert open_transactions == 0
 
 
 async def test_tokens_are_written_down_for_the_key(app, owner):
@@ -374,7 +384,7 @@ async def test_usage_waits_until_the_database_takes_it_and_is_written_once(app, 
     monkeypatch.setattr("services.query.ledger.insert_token_usage", failing)
     assert (await app.answer())["answered"]
     await until(lambda: owner.fetchval(f"SELECT ({WRITTEN}) = 321"))
-    assert app.ledger._held == deque()
+    assert app.ledger._held == deque()  # taken out before they are written
 
 
 @pytest.mark.parametrize("fault", [asyncpg.NumericValueOutOfRangeError("too many"), ValueError("of the driver")])

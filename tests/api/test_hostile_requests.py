@@ -24,6 +24,7 @@ from tests.api.conftest import make_deps
 from tests.api.test_ingest import left_over, part, send, send_raw
 from tests.api.test_keys import bearer
 from tests.factories import make_collection, publish_version
+from tests.waiting import SECONDS_MAX
 
 # Whoever reaches the port may see these: they tell nothing of what is stored.
 OPEN = {"/", "/live", "/ready", "/health", "/docs", "/docs/assets", "/openapi.json"}
@@ -220,7 +221,7 @@ async def test_body_that_never_comes_is_not_waited_for(monkeypatch):
     async def app(_: Scope, receive: Receive, __: Send) -> None:
         heard.append(await receive())
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SECONDS_MAX):
         await RequestGuard(app, body_bytes_max=9, upload_bytes_max=9)(SCOPE, for_ever, for_ever)
     assert heard == [{"type": "http.disconnect"}]
 

@@ -13,6 +13,7 @@ from services.query.app import create_app
 from shared.errors import RequestError
 from tests.api.conftest import make_deps
 from tests.factories import make_collection, publish_version
+from tests.waiting import SUBPROCESS_SECONDS_MAX
 
 
 def bearer(secret: str) -> dict[str, str]:
@@ -152,7 +153,7 @@ def test_open_bind_without_a_key_stops_the_start_and_says_what_to_do(url):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=SUBPROCESS_SECONDS_MAX,
         check=False,
     )
     assert started.returncode == 78, started.stderr

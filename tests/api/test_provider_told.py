@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from shared import provider as provider_module
 from shared import queue
 from shared.text import without_addresses
 from tests.api.asking import TEXTS, asking
@@ -40,7 +41,8 @@ async def test_caller_is_told_what_to_do_and_the_log_where_the_server_is(app, pr
     assert any(address in reason for reason in reasons)
 
 
-async def test_answer_that_breaks_off_closes_the_gate_for_a_while(app):
+async def test_answer_that_breaks_off_closes_the_gate_for_a_while(app, monkeypatch):
+    monkeypatch.setattr(provider_module, "PAUSE_SECONDS_MIN", 60.0)
     app.chats.play(Chat(["It runs ", "at two [1]."], cut_at=1))
     assert (await app.ask()).status_code == 503
     assert "broke off" in app.deps.answerer._chat.reason

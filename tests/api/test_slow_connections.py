@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 
 from services.query import connection
 from services.query.connection import BoundedConnection
-from tests.waiting import until
+from tests.waiting import SECONDS_MAX, until
 
 HEAD = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 # More than the kernel holds for a socket.
@@ -27,6 +27,13 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
     answer = StreamingResponse(pieces()) if scope["path"] == "/long" else PlainTextResponse("short")
     await answer(scope, receive, send)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test does not shorten ends nothing within its time."""
+    monkeypatch.setattr(connection, "HEAD_SECONDS_MAX", 600.0)
+    monkeypatch.setattr(connection, "TAKE_SECONDS_MAX", 600.0)
 
 
 @pytest.fixture
@@ -48,7 +55,7 @@ async def port(state: ServerState) -> AsyncIterator[int]:
 
 
 async def is_ended(reader: asyncio.StreamReader) -> bool:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SECONDS_MAX):
         with contextlib.suppress(ConnectionError):
             await reader.read()
     return True
@@ -84,10 +91,10 @@ async def test_connection_between_two_requests_is_kept(port, state):
 
 
 async def test_caller_who_takes_nothing_is_cut_off(port, state, monkeypatch):
-    monkeypatch.setattr(connection, "TAKE_SECONDS_MAX", 0.1)
     with socket.create_connection(("127.0.0.1", port)) as silent:
-        silent.sendall(HEAD % b"/long" + b"\r\n")
         await until(lambda: _are(state.connections))
+        monkeypatch.setattr(connection, "TAKE_SECONDS_MAX", 0.1)
+        silent.sendall(HEAD % b"/long" + b"\r\n")
         await until(lambda: _are_none(state.connections | state.tasks))
 
 

@@ -1,20 +1,23 @@
 """Answers as events: their order, their one end, and a client that leaves."""
 
 import asyncio
+import socket
 import time
 
 import pytest
 
 from services.query.markers import NOT_IN_SOURCES
 from services.query.slots import Slots
-from tests.api.asking import QUESTION, TEXTS, asking, parse_events
+from tests.api.asking import QUESTION, SOCKET_BYTES, TEXTS, asking, parse_events
 from tests.factories import make_collection, publish_version
 from tests.openai_chat import Chat, chats_of
 from tests.openai_server import serving
 from tests.waiting import until
 
 # From the caller's leaving to the end of the provider's work. The promise is a second; a loaded machine gets more.
-LEAVING_SECONDS_MAX = 5
+LEAVING_SECONDS_MAX = 30
+# For how long a silent provider is waited for: what ends sooner was ended by the caller's leaving.
+PROVIDER_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,8 @@ async def app(reader_pool, pool, server):
 async def real(reader_pool, pool, server):
     """The application behind a real socket, with one slot."""
     await publish_version(pool, TEXTS)
-    async with asking(reader_pool, server, is_real=True, slots=Slots(1, waiting_max=4)) as opened:
+    slots = Slots(1, waiting_max=4, wait_seconds_max=PROVIDER_SECONDS)
+    async with asking(reader_pool, server, is_real=True, slots=slots, provider_seconds=PROVIDER_SECONDS) as opened:
         yield opened
 
 
@@ -256,11 +260,14 @@ async def test_client_that_takes_nothing_is_left(real, monkeypatch):
     real.chats.play(Chat(["It runs on and on. " * 10_000] * 1_000_000))
     monkeypatch.setattr("services.query.generate.ANSWER_CHARACTERS_MAX", 10**12)
     host, port = real.client.base_url.host, real.client.base_url.port
-    reader, writer = await asyncio.open_connection(host, port, limit=1024)
+    silent = socket.socket()
+    silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)  # before it is told of in the handshake
+    silent.connect((host, port))
+    reader, writer = await asyncio.open_connection(sock=silent, limit=1024)
     body = b'{"question": "' + QUESTION.encode() + b'"}'
     head = f"POST /query/stream HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
-    await until(lambda: is_left(real.chats), seconds=60)
+    await until(lambda: is_left(real.chats))
     await until(lambda: is_free(real))
     writer.close()
     del reader

@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -36,6 +37,7 @@ PARTS: tuple[str, ...] = (
     "mutants",
 )
 RESULTS = Path(__file__).with_name("results.json")
+EXIT_TERMINATED = 128 + signal.SIGTERM
 PART_SECONDS_MAX = 2400
 
 
@@ -86,6 +88,8 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--keep", action="store_true", help=f"write the figures to {RESULTS.name}")
     arguments = parser.parse_args()
+    # Whoever bounds the time of a run ends it so; its processes and servers are to end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     reports = [run_part(part, arguments.seed, arguments.scale) for part in arguments.parts or PARTS]
     if arguments.keep:
         for report in reports:

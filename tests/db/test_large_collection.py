@@ -17,6 +17,7 @@ from tests.db.clones import clone
 from tests.planting import SHORT, Planted, indexing_worker, mixture, nearest, plant, recall
 from tests.waiting import until
 
+pytestmark = pytest.mark.timeout(600)
 LARGE = 60_000
 SMALL = 200
 CROWD = 60_000

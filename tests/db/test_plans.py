@@ -101,7 +101,9 @@ async def test_claim_walks_an_index_of_waiting_jobs(
 
 
 async def test_sweep_finds_the_jobs_of_a_lease_by_index(workers: asyncpg.Pool):
-    plan = await explain(workers, queue.STATEMENTS["sweep_leases"], 100)
+    plan = await explain(
+        workers, queue.STATEMENTS["sweep_leases"], 100, queue.WORKER_SILENCE_MAX, queue.ATTEMPT_DOUBTED
+    )
     assert not [node for node in plan if node["Node Type"] == "Seq Scan" and node.get("Relation Name") == "job"]
 
 

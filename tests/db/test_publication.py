@@ -114,6 +114,18 @@ async def test_older_version_never_replaces_a_newer_one(pool, owner):
     assert await owner.fetchval("SELECT count(*) FROM staged_chunk") == 0
 
 
+async def test_older_version_that_is_asked_for_behind_the_newer_one_is_superseded(pool, owner):
+    old = await stage_version(pool, ["old"], is_asked=False)
+    new = await stage_version(pool, ["new"], is_asked=False)
+    _, model_id = await make_collection(pool)
+    await EmbedHandler(pool, HashModel(), model_id).process(await claim(pool, "embed"))
+    assert await ask(pool, new) is Answer.PUBLISHED
+    assert await ask(pool, old) is Answer.SUPERSEDED
+    assert await live_texts(owner) == ["new"]
+    assert await state_of(owner, old) == "superseded"
+    assert await owner.fetchval("SELECT count(*) FROM staged_chunk") == 0
+
+
 async def test_new_arrival_supersedes_a_version_that_nobody_has_begun(pool, owner):
     first = await arrive(pool, "first")
     second = await arrive(pool, "second")
@@ -151,7 +163,7 @@ async def test_tombstoned_bytes_stay_away_until_their_file_is_gone(pool, owner):
     await owner.execute("DELETE FROM document")
     assert (await arrive(pool, "deleted on purpose")).arrival is Arrival.TOMBSTONED
     assert await owner.fetchval("SELECT count(*) FROM document") == 0
-    await intake.delete_document(pool, arrival.collection_id, "inbox:note.md")
+    await intake.delete_documents(pool, arrival.collection_id, ["inbox:note.md"])
     assert (await arrive(pool, "deleted on purpose")).arrival is Arrival.NEW_VERSION
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from shared.database import connect, open_pool
 from shared.errors import LeaseLost
 from shared.queue import ClaimRule, Job, Stage
 from tests.db.clones import clone
+from tests.waiting import SECONDS_MAX
 
 LEASE = timedelta(seconds=30)
 DEADLINE = timedelta(seconds=600)
@@ -224,6 +226,12 @@ async def test_expired_lease_is_claimed_again(pool: asyncpg.Pool, owner: asyncpg
     assert await owner.fetchval("SELECT min(last_error) FROM job") == "its worker died or stalled"
 
 
+def test_no_statement_is_given_a_time_by_a_worker():
+    """Workers' clocks differ: they may say how long, never when."""
+    given = [name for name, text in queue.STATEMENTS.items() if re.search(r"\$\d+::(timestamp|date|time)", text)]
+    assert given == []
+
+
 async def test_lease_past_its_deadline_is_swept(pool: asyncpg.Pool, owner: asyncpg.Connection):
     await add_jobs(owner, 1)
     await claim(pool)
@@ -291,7 +299,7 @@ async def test_expired_lease_cannot_be_extended_even_before_the_sweep(pool: asyn
 async def test_heartbeat_pushes_the_end(pool: asyncpg.Pool, owner: asyncpg.Connection):
     await add_jobs(owner, 1)
     (job,) = await claim(pool)
-    await owner.execute("UPDATE lease SET expires_at = now() + interval '1 second'")
+    await owner.execute("UPDATE lease SET expires_at = now() + interval '15 seconds'")
     await queue.extend_lease(pool, job.lease_id, LEASE)
     assert await owner.fetchval("SELECT expires_at > now() + interval '20 seconds' FROM lease")
 
@@ -299,7 +307,7 @@ async def test_heartbeat_pushes_the_end(pool: asyncpg.Pool, owner: asyncpg.Conne
 async def test_heartbeat_never_passes_the_deadline(pool: asyncpg.Pool, owner: asyncpg.Connection):
     await add_jobs(owner, 1)
     (job,) = await claim(pool)
-    await owner.execute("UPDATE lease SET deadline_at = now() + interval '5 seconds'")
+    await owner.execute("UPDATE lease SET deadline_at = now() + interval '20 seconds'")
     await queue.extend_lease(pool, job.lease_id, LEASE)
     assert await owner.fetchval("SELECT expires_at = deadline_at FROM lease")
     await owner.execute("UPDATE lease SET deadline_at = now()")
@@ -383,7 +391,8 @@ async def test_two_sweepers_share_the_leases(pool: asyncpg.Pool, owner: asyncpg.
     one_lease = queue.STATEMENTS["sweep_leases"]
     async with pool.acquire() as first:
         async with first.transaction():
-            mine = {row["subject_id"] for row in await first.fetch(one_lease, 1)}
+            doubt = (queue.WORKER_SILENCE_MAX, queue.ATTEMPT_DOUBTED)
+            mine = {row["subject_id"] for row in await first.fetch(one_lease, 1, *doubt)}
             others = {job.subject_id for job in await queue.sweep_leases(pool)}
     assert mine == {1}
     assert others == {2, 3, 4}
@@ -428,6 +437,30 @@ async def test_completion_touches_no_job_of_another_lease(pool: asyncpg.Pool, ow
     async with pool.acquire() as conn, conn.transaction():
         assert await queue.complete_jobs(conn, mine.lease_id, [mine.id, other.id]) == {mine.id}
     assert await owner.fetchval("SELECT lease_id FROM job") == other.lease_id
+
+
+async def test_retry_and_burial_touch_no_job_of_another_lease(pool: asyncpg.Pool, owner: asyncpg.Connection):
+    await add_jobs(owner, 3)
+    (retried,) = await claim(pool, batch_size=1)
+    (buried,) = await claim(pool, batch_size=1)
+    (other,) = await claim(pool, batch_size=1)
+    async with pool.acquire() as conn:
+        ids = [retried.id, other.id]
+        assert await queue.retry_or_bury_jobs(conn, retried.lease_id, ids, error_code="x", error="later") == set()
+        ids = [buried.id, other.id]
+        assert await queue.bury_jobs(conn, buried.lease_id, ids, error_code="x", error="no") == {buried.id}
+    rows = await owner.fetch("SELECT id, lease_id, last_error FROM job ORDER BY id")
+    assert [tuple(row) for row in rows] == [(retried.id, None, "later"), (other.id, other.lease_id, None)]
+
+
+async def test_release_touches_no_job_of_another_lease(pool: asyncpg.Pool, owner: asyncpg.Connection):
+    await add_jobs(owner, 2)
+    (mine,) = await claim(pool, batch_size=1)
+    (other,) = await claim(pool, batch_size=1)
+    async with pool.acquire() as conn:
+        assert await queue.release_jobs(conn, mine.lease_id) == 1
+    rows = await owner.fetch("SELECT lease_id, attempt FROM job ORDER BY id")
+    assert [tuple(row) for row in rows] == [(None, 0), (other.lease_id, 1)]
 
 
 async def test_completion_rolls_back_with_its_effect(pool: asyncpg.Pool, owner: asyncpg.Connection):
@@ -584,7 +617,7 @@ class Ear:
         """Return the channels that were notified since the last call. Notifications arrive in the order of the commits."""
         self._end.clear()
         await self._connection.execute("NOTIFY the_end")
-        await asyncio.wait_for(self._end.wait(), 10)
+        await asyncio.wait_for(self._end.wait(), SECONDS_MAX)
         heard, self._channels = self._channels, []
         return heard
 

@@ -81,7 +81,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize()
     def empty(self) -> None:
-        self.run(self.owner.execute("TRUNCATE job, lease, dead_letter RESTART IDENTITY"))
+        self.run(self.owner.execute("TRUNCATE job, lease, dead_letter, worker RESTART IDENTITY"))
 
     # -- rules --------------------------------------------------------------------------------------------------------
 

@@ -29,11 +29,12 @@ from tests.e2e.harness import free_port
 from tests.factories import make_collection
 from tests.openai_server import OpenAIServer, serving
 from tests.proxy import proxied
-from tests.waiting import until
+from tests.waiting import SECONDS_MAX, SUBPROCESS_SECONDS_MAX, until
 
 NAME = "openai:test-embedding"
-# Far below the minute that a silent server is waited for.
-STOP_SECONDS_MAX = 15
+# Far below the ten minutes that a silent server is waited for.
+STOP_SECONDS_MAX = 60
+PROVIDER_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,13 @@ def server(running: OpenAIServer) -> OpenAIServer:
 @pytest.fixture
 async def model(server, tmp_path, monkeypatch):
     monkeypatch.setattr(provider_module, "PAUSE_SECONDS_MIN", 0.1)
-    settings = Settings(_env_file=None, home=tmp_path, embedding_model=NAME, embedding_base_url=server.url)
+    settings = Settings(
+        _env_file=None,
+        home=tmp_path,
+        embedding_model=NAME,
+        embedding_base_url=server.url,
+        provider_seconds=PROVIDER_SECONDS,
+    )
     opened = open_model(settings)
     assert isinstance(opened, OpenAIModel)
     yield opened
@@ -64,11 +71,11 @@ async def test_server_that_rejects_the_first_text_is_waited_for_visibly(pool, ow
     running = asyncio.create_task(registering.run())
     await until(lambda: owner.fetchval("SELECT note LIKE '%400%ASKBOX_EMBEDDING_DIMENSION%' FROM worker"), 60)
     server.poison = {}
-    assert await asyncio.wait_for(running, 60) is not None
+    assert await asyncio.wait_for(running, SECONDS_MAX) is not None
 
 
 async def test_stalled_server_is_told_of_and_holds_up_no_stop(pool, owner, server, model):
-    server.faults += [{"kind": "slow", "seconds": 120}]
+    server.faults += [{"kind": "slow", "seconds": PROVIDER_SECONDS}]
     registering = VisibleWait(pool, "embedder", lambda: register_model(pool, model), "asking a slow server")
     running = asyncio.create_task(registering.run())
     await until(lambda: owner.fetchval("SELECT note = 'asking a slow server' FROM worker WHERE kind = 'embedder'"), 60)
@@ -87,7 +94,7 @@ async def test_database_that_goes_away_ends_no_wait(pool, monkeypatch):
             raise answer
         return answer
 
-    assert await asyncio.wait_for(VisibleWait(pool, "ingester", look, "waiting").run(), 20) == "found"
+    assert await asyncio.wait_for(VisibleWait(pool, "ingester", look, "waiting").run(), SECONDS_MAX) == "found"
 
 
 async def test_fault_of_our_own_ends_the_wait_at_once(pool):
@@ -95,7 +102,7 @@ async def test_fault_of_our_own_ends_the_wait_at_once(pool):
         raise ValueError("a fault")
 
     with pytest.raises(ValueError, match="a fault"):
-        await asyncio.wait_for(VisibleWait(pool, "ingester", look, "waiting").run(), 20)
+        await asyncio.wait_for(VisibleWait(pool, "ingester", look, "waiting").run(), SECONDS_MAX)
 
 
 async def test_totals_that_cannot_be_written_hold_up_no_stop(pool, owner, monkeypatch):
@@ -121,7 +128,7 @@ async def test_questions_refuse_a_model_that_the_database_was_not_filled_with(po
         | {"ASKBOX_EMBEDDING_MODEL": NAME, "OPENAI_API_KEY": "sk-none"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=SUBPROCESS_SECONDS_MAX,
         check=False,
     )
     assert done.returncode == EXIT_CONFIG, done.stderr

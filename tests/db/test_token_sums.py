@@ -50,19 +50,18 @@ async def test_sums_never_change_while_entries_are_summed_beside_writers(pool, r
             await insert_token_usage(reader_pool, [Usage(THEIRS, None, "m1", prompt_tokens=1)] * 3)
             await add_old(pool, THEIRS, 4)
 
-    async def look() -> int:
+    async def look() -> None:
         looks = 0
-        while not ended.is_set():
+        while looks < 2 or not ended.is_set():
             assert await sums(reader_pool, MINE) == before
             looks += 1
-        return looks
 
     looking = asyncio.create_task(look())
     async with asyncio.timeout(60):
         await asyncio.gather(*(write() for _ in range(WRITERS)), sweep_all(pool), sweep_all(pool))
         await sweep_all(pool)
         ended.set()
-        assert await looking > 1
+        await looking
     assert await sums(reader_pool, MINE) == before
     written = TokenSums(WRITERS * 20 * (3 + 10), WRITERS * 20 * 20, WRITERS * 20 * 30)
     assert await sums(reader_pool, THEIRS) == written
@@ -89,6 +88,12 @@ async def test_embedders_sum_what_is_old(pool, monkeypatch: pytest.MonkeyPatch):
     await keeping()
     assert await pool.fetchval("SELECT count(*) FROM token_usage") == 0
     assert await pool.fetchval("SELECT sum(prompt_tokens) FROM token_sum") == 55
+
+
+async def test_embedder_that_ends_every_minute_sums_too(pool):
+    await add_old(pool, MINE, 10)
+    await Housekeeping(pool)()
+    assert await pool.fetchval("SELECT count(*) FROM token_usage") == 0
 
 
 async def test_rolling_the_migration_back_keeps_what_was_summed(pool, owner):

@@ -3,18 +3,25 @@
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from services.ingester import store, take
+from services.ingester import store, take, watch
+from services.ingester.inbox import fingerprint
 from services.ingester.paths import MARK_FILE
 from services.ingester.settings import IngesterSettings
+from services.ingester.signals import Closed, Signal
 from services.ingester.watch import InboxWatcher
+from shared import intake
+from shared.failpoints import Failpoint, Trap, arm
 from tests.factories import make_collection
 from tests.waiting import until
+
+BY_SIGNALS_ALONE = {"rescan_seconds": 3600}
 
 
 @pytest.fixture
@@ -57,8 +64,29 @@ async def until_documents(owner: asyncpg.Connection, wanted: set[str]) -> None:
         raise AssertionError(f"{await documents(owner)()} instead of {wanted}") from None
 
 
+async def until_known(watcher: InboxWatcher, wanted: set[str]) -> None:
+    """Wait until the watcher knows that it has taken these: a moment after their documents can be seen."""
+    await until(lambda: asyncio.sleep(0, watcher._taker.known.keys() >= wanted))
+
+
 async def versions(owner: asyncpg.Connection) -> int:
     return await owner.fetchval("SELECT count(*) FROM document_version")
+
+
+@contextlib.asynccontextmanager
+async def signals_of(watcher: InboxWatcher, *, is_passed_on: bool = True) -> AsyncIterator[list[Signal]]:
+    """What the watcher hears, which it may be kept from hearing."""
+    heard: list[Signal] = []
+    obey = watcher._on_signal
+
+    def listen(signal: Signal) -> None:
+        heard.append(signal)
+        if is_passed_on:
+            obey(signal)
+
+    watcher._on_signal = listen
+    yield heard
+    watcher._on_signal = obey
 
 
 async def scanned_again(watcher: InboxWatcher, times: int = 2) -> None:
@@ -83,10 +111,13 @@ async def test_files_of_all_folders_are_taken_into_their_collections(pool, owner
 
 
 async def test_open_file_is_taken_when_it_is_closed_and_not_before(pool, owner, inbox):
-    async with watching(pool, inbox) as watcher:
+    # However late the signal of its opening comes, no scan has taken it before.
+    async with watching(pool, inbox, settle_seconds=60) as watcher:
         with (inbox / "slow.md").open("w") as file:
             file.write("first half, ")
             file.flush()
+            await until(lambda: asyncio.sleep(0, "slow.md" in watcher._opened))
+            watcher._settings = watcher._settings.model_copy(update={"settle_seconds": 0.2})
             (inbox / "other.md").write_text("other")
             await until_documents(owner, {"other.md"})
             await scanned_again(watcher, 3)  # longer than the settle time
@@ -144,8 +175,8 @@ async def test_deleted_file_leaves_and_a_replaced_one_keeps_its_document(pool, o
 async def test_move_keeps_the_document_and_a_move_between_collections_makes_another(pool, owner, inbox):
     (inbox / "a.md").write_text("moved about")
     (inbox / "team").mkdir()
-    async with watching(pool, inbox):
-        await until_documents(owner, {"a.md"})
+    async with watching(pool, inbox, **BY_SIGNALS_ALONE) as watcher:
+        await until_known(watcher, {"a.md"})
         document_id = await owner.fetchval("SELECT id FROM document")
         (inbox / "a.md").rename(inbox / "b.md")
         await until_documents(owner, {"b.md"})
@@ -158,14 +189,21 @@ async def test_moved_folder_and_a_name_in_other_letters_keep_their_documents(poo
     (inbox / "team" / "old" / "deep").mkdir(parents=True)
     (inbox / "team" / "old" / "one.md").write_text("first")
     (inbox / "team" / "old" / "deep" / "Two.md").write_text("second")
-    async with watching(pool, inbox) as watcher:
-        await until_documents(owner, {"team/old/one.md", "team/old/deep/Two.md"})
+    # A folder that moves lets the watcher scan; the next scan comes late, so that it overtakes no signal.
+    async with watching(pool, inbox, **BY_SIGNALS_ALONE) as watcher, signals_of(watcher) as heard:
+        await until_known(watcher, {"team/old/one.md", "team/old/deep/Two.md"})
         before = await owner.fetch("SELECT id FROM document ORDER BY id")
         (inbox / "team" / "old").rename(inbox / "team" / "new")
         await until_documents(owner, {"team/new/one.md", "team/new/deep/Two.md"})
-        await scanned_again(
-            watcher
-        )  # until the folder is watched under its new name, a rename in it looks like another file
+        assert await owner.fetch("SELECT id FROM document ORDER BY id") == before
+        probe = inbox / "team" / "new" / "deep" / "probe.part"
+
+        async def is_watched() -> bool:
+            probe.write_text("heard under its new name?")
+            return Closed("team/new/deep/probe.part") in heard
+
+        await until_known(watcher, {"team/new/one.md", "team/new/deep/Two.md"})
+        await until(is_watched)  # before that a rename in the folder looks like another file
         (inbox / "team" / "new" / "deep" / "Two.md").rename(inbox / "team" / "new" / "deep" / "two.md")
         await until_documents(owner, {"team/new/one.md", "team/new/deep/two.md"})
         assert await owner.fetch("SELECT id FROM document ORDER BY id") == before
@@ -186,7 +224,8 @@ async def test_chain_of_moves_steals_no_document(pool, owner, inbox):
         assert await documents(owner)() == {"a.md", "b.md", "c.md"}
 
 
-async def test_mass_disappearance_waits_for_a_person_however_it_goes_on(pool, owner, inbox):
+async def test_mass_disappearance_waits_for_a_person_however_it_goes_on(pool, owner, inbox, monkeypatch):
+    monkeypatch.setattr(watch, "DELETION_GRACE_SECONDS", 2.0)  # however slowly their signals come, they come at once
     for number in range(30):
         (inbox / f"{number}.md").write_text(f"file {number}")
     async with watching(pool, inbox) as watcher:
@@ -206,6 +245,71 @@ async def test_mass_disappearance_waits_for_a_person_however_it_goes_on(pool, ow
         await owner.execute("UPDATE inbox_pause SET confirmed_at = now()")
         await until(lambda: owner.fetchval("SELECT count(*) = 44 FROM document"))
         await until(lambda: asyncio.sleep(0, watcher.note is None))
+
+
+async def test_disappearance_counts_those_whose_grace_is_not_over(pool, owner, inbox):
+    for number in range(30):
+        (inbox / f"{number}.md").write_text(f"file {number}")
+    async with watching(pool, inbox, **BY_SIGNALS_ALONE) as watcher, signals_of(watcher, is_passed_on=False):
+        await until(lambda: owner.fetchval("SELECT count(*) = 30 FROM document"))
+        for number in range(25):
+            (inbox / f"{number}.md").unlink()
+            watcher._missing[f"{number}.md"] = time.monotonic() - (3600 if number < 10 else 0)
+        await watcher._delete_missing()
+        assert "confirm-deletes" in watcher.note
+        assert await owner.fetchval("SELECT count(*) FROM document") == 30
+
+
+async def test_confirmed_deletion_does_not_wait_for_the_next_scan(pool, owner, inbox):
+    for number in range(30):
+        (inbox / f"{number}.md").write_text(f"file {number}")
+    async with watching(pool, inbox, rescan_seconds=3600) as watcher:
+        await until(lambda: owner.fetchval("SELECT count(*) = 30 FROM document"))
+        for number in range(25):
+            (inbox / f"{number}.md").unlink()
+        await until(lambda: asyncio.sleep(0, watcher.note))
+        await owner.execute("UPDATE inbox_pause SET confirmed_at = now()")
+        await until(lambda: owner.fetchval("SELECT count(*) = 5 FROM document"))
+        await until(lambda: asyncio.sleep(0, watcher.note is None))
+        assert await owner.fetchval("SELECT count(*) FROM inbox_pause") == 0
+
+
+async def test_files_that_vanish_one_after_the_other_are_all_counted_before_anybody_confirms(pool, owner, inbox):
+    for number in range(60):
+        (inbox / f"{number}.md").write_text(f"file {number}")
+    async with watching(pool, inbox, rescan_seconds=3600) as watcher:
+        await until(lambda: owner.fetchval("SELECT count(*) = 60 FROM document"))
+        for number in range(40):
+            (inbox / f"{number}.md").unlink()
+        await until(lambda: owner.fetchval("SELECT missing_count = 40 FROM inbox_pause"))
+        for number in range(40, 50):
+            (inbox / f"{number}.md").unlink()
+        await until(lambda: owner.fetchval("SELECT missing_count = 50 FROM inbox_pause"))
+        await until(lambda: asyncio.sleep(0, "50 of 60" in watcher.note))  # said after it is stored
+        await owner.execute("UPDATE inbox_pause SET confirmed_at = now()")
+        await until(lambda: owner.fetchval("SELECT count(*) = 10 FROM document"))
+
+
+async def test_documents_too_large_to_be_deleted_together_are_deleted_one_by_one(pool, owner, inbox, monkeypatch):
+    delete_documents = intake.delete_documents
+    asked = []
+
+    async def delete_one(pool: asyncpg.Pool, collection_id: int, uris: list[str]) -> dict[str, int]:
+        asked.append(len(uris))
+        if len(uris) > 1:
+            raise TimeoutError
+        return await delete_documents(pool, collection_id, uris)
+
+    monkeypatch.setattr(intake, "delete_documents", delete_one)
+    for number in range(8):
+        (inbox / f"{number}.md").write_text(f"file {number}")
+    async with watching(pool, inbox) as watcher:
+        await until(lambda: owner.fetchval("SELECT count(*) = 8 FROM document"))
+        watcher._missing |= dict.fromkeys([f"{number}.md" for number in range(5)], 0.0)
+        for number in range(5):
+            (inbox / f"{number}.md").unlink()
+        await until(lambda: owner.fetchval("SELECT count(*) = 3 FROM document"))
+    assert max(asked) > 1
 
 
 async def test_files_that_come_back_end_the_pause(pool, owner, inbox):
@@ -281,6 +385,25 @@ async def test_failed_bytes_are_tried_again_when_they_are_saved_again_but_not_by
         await until(lambda: owner.fetchval("SELECT count(*) = 2 FROM document_version"))
 
 
+async def test_failed_bytes_are_tried_again_though_a_scan_was_faster_than_the_signal(pool, owner, inbox):
+    (inbox / "bad.md").write_text("unreadable")
+    async with watching(pool, inbox) as watcher:
+        await until_documents(owner, {"bad.md"})
+        await owner.execute(
+            "UPDATE document_version SET state = 'failed', error = 'why', error_code = 'x', ended_at = now()"
+        )
+        async with signals_of(watcher, is_passed_on=False) as heard:
+            (inbox / "bad.md").write_text("unreadable")
+            saved = fingerprint(inbox, "bad.md")
+            await until(lambda: asyncio.sleep(0, watcher._taker.known.get("bad.md") == saved))
+            await until(lambda: asyncio.sleep(0, Closed("bad.md") in heard))
+            assert await versions(owner) == 1
+        watcher._on_signal(Closed("bad.md"))
+        watcher._changed.set()
+        await until(lambda: owner.fetchval("SELECT count(*) = 2 FROM document_version"))
+        await until(lambda: asyncio.sleep(0, not watcher._taker.written))  # else it is read again by every scan
+
+
 async def test_file_that_grows_all_the_time_leaves_no_bytes_behind(pool, owner, inbox):
     path = inbox / "log.txt"
     path.write_text("start\n" * 200_000)
@@ -321,3 +444,17 @@ async def test_file_that_is_saved_again_and_again_is_taken_now_and_then(pool, ow
 
 async def test_marks_are_kept(pool):
     assert await store.get_mark(pool) is None
+
+
+async def test_file_whose_storing_failed_for_no_known_reason_is_named_and_tried_again(pool, owner, inbox, caplog):
+    arm([Trap(Failpoint.VERSION_WRITTEN, 1, "raise")])
+    try:
+        with caplog.at_level("INFO", "askbox"):
+            async with watching(pool, inbox):
+                (inbox / "a.md").write_text("never changed again\n")
+                await until_documents(owner, {"a.md"})
+                await until(lambda: owner.fetchval("SELECT count(*) = 0 FROM skipped_file"))
+    finally:
+        arm(())
+    skipped = [record.facts for record in caplog.records if record.getMessage() == "file_skipped"]
+    assert skipped == [{"path": "inbox:a.md", "reason": "cannot be stored: intake.version_written"}]

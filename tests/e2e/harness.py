@@ -1,8 +1,11 @@
 """Real processes as `askbox up` runs them, on a database of the test's own."""
 
+import contextlib
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,16 +15,24 @@ from typing import Any
 
 import httpx2
 
+from tests.waiting import SUBPROCESS_SECONDS_MAX
+
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS_MAX = 90
+START_SECONDS_MAX = 180
+STOP_SECONDS_MAX = 90
+# For what a system does within seconds; generous, since a busy machine is no fault.
+SECONDS_MAX = 180
+# Below those that the kernel gives to whoever connects, so that only who asks for just this one can take it meanwhile.
+PORTS = range(20_000, 32_000)
 
 
 def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a port that is free now."""
+    for port in random.sample(PORTS, 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("a hundred ports are in use")
 
 
 class Askbox:
@@ -59,16 +70,16 @@ class Askbox:
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
         try:
-            return self.process.wait(40)
+            return self.process.wait(STOP_SECONDS_MAX)
         finally:
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
     def get(self, path: str, **params: Any) -> httpx2.Response:
-        return httpx2.get(self.address + path, params=params, timeout=30, trust_env=False)
+        return httpx2.get(self.address + path, params=params, timeout=120, trust_env=False)
 
     def post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
-        return httpx2.post(self.address + path, json=body, timeout=60, trust_env=False)
+        return httpx2.post(self.address + path, json=body, timeout=120, trust_env=False)
 
     def ask(self, question: str, **body: Any) -> dict[str, Any]:
         response = self.post("/query", {"question": question, **body})
@@ -85,9 +96,10 @@ class Askbox:
                 return found
             after = page["data"][-1]["id"]
 
-    def pid_of(self, kind: str) -> int:
-        """The process of a kind that was started last."""
-        return int(self.get("/health").json()["checks"][kind]["processes"][-1].partition("@")[0])
+    def pid_of(self, kind: str) -> int | None:
+        """The process of a kind that was started last, or None while there is none."""
+        processes = self.get("/health").json()["checks"][kind].get("processes")
+        return int(processes[-1].partition("@")[0]) if processes else None
 
     def stats(self) -> dict[str, Any]:
         return self.get("/ingest/stats").json()
@@ -99,7 +111,7 @@ class Askbox:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=SUBPROCESS_SECONDS_MAX,
             check=False,
         )
 

@@ -14,10 +14,10 @@ import asyncpg
 import pytest
 
 from tests.conftest import database_url
-from tests.e2e.harness import Askbox
+from tests.e2e.harness import SECONDS_MAX, Askbox
 from tests.openai_server import serving
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 NOTE = "# Gates\n\nThe northern gate opens at six in the morning.\n"
 
 
@@ -122,7 +122,7 @@ def test_watching_goes_on_until_it_is_interrupted(box: Askbox, words: list[str])
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (it takes no lock)
     ) as watching:
         assert watching.stdout is not None
-        end = threading.Timer(60, watching.kill)
+        end = threading.Timer(SECONDS_MAX, watching.kill)
         end.start()
         first = watching.stdout.readline()
         assert json.loads(first)["health"]["status"] if "--json" in words else "status" in first
@@ -136,9 +136,9 @@ def test_failed_documents_are_retried_by_name_or_all(box: Askbox) -> None:
         return box.documents()["broken.pdf"]["state"] == "failed"
 
     assert "1 document is read again" in run(box, "retry", "broken.pdf")
-    box.wait_until(has_failed, 60, "not failed again")
+    box.wait_until(has_failed, SECONDS_MAX, "not failed again")
     assert "is read again" in run(box, "retry", "--all")
-    box.wait_until(has_failed, 60, "not failed again")
+    box.wait_until(has_failed, SECONDS_MAX, "not failed again")
     run(box, "retry", code=2)
     run(box, "retry", "gates.md", code=1)
 
@@ -164,7 +164,9 @@ def test_folder_below_a_root_is_scanned_by_an_ingester(box: Askbox) -> None:
     answer = box.post("/ingest/directory", {"path": str(folder), "collection": "books"})
     assert answer.status_code == 202, answer.text
     job_id = answer.json()["job_id"]
-    box.wait_until(lambda: box.get(f"/ingest/jobs/{job_id}").json()["status"] != "processing", 60, "not scanned")
+    box.wait_until(
+        lambda: box.get(f"/ingest/jobs/{job_id}").json()["status"] != "processing", SECONDS_MAX, "not scanned"
+    )
     job = box.get(f"/ingest/jobs/{job_id}").json()
     assert job["status"] == "ready"
     assert sorted(Path(d["file_path"]).name for d in job["documents"]) == ["doors.txt", "gates.md"]

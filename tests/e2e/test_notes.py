@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from shared.exit_codes import EXIT_CONFIG
-from tests.e2e.harness import Askbox
+from tests.conftest import open_folder
+from tests.e2e.harness import SECONDS_MAX, Askbox
 
 BACKUP = """# Backups
 
@@ -23,26 +24,29 @@ Run `restore.sh` with the date of the backup. It takes about ten minutes.
 """
 GARDEN = "Tomatoes are watered every morning at seven.\n\nThe apple trees are cut in February, before they bud.\n"
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Askbox]:
-    folder = tmp_path_factory.mktemp("notes")
-    folder.chmod(0o755)
-    askbox = Askbox(folder, None)
-    askbox.start()
-    yield askbox
-    askbox.stop()
+def box() -> Iterator[Askbox]:
+    with open_folder() as folder:
+        askbox = Askbox(folder, None)
+        askbox.start()
+        yield askbox
+        askbox.stop()
 
 
 def wait_ready(box: Askbox, path: str) -> None:
-    box.wait_until(lambda: box.documents().get(path, {}).get("state") == "ready", 60, f"{path} is not ready")
+    box.wait_until(lambda: box.documents().get(path, {}).get("state") == "ready", SECONDS_MAX, f"{path} is not ready")
 
 
 def is_served(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def processes_of(box: Askbox) -> bytes:
+    return subprocess.run(["pgrep", "-f", str(box.folder)], capture_output=True, check=False).stdout
 
 
 def test_dropped_notes_are_answered_with_citations(box: Askbox) -> None:
@@ -79,10 +83,12 @@ def test_command_line_asks_lists_searches_and_checks(box: Askbox) -> None:
 
 def test_file_that_is_not_text_fails_with_a_reason(box: Askbox) -> None:
     (box.inbox / "scan.md").write_bytes(b"%PDF-1.7 not markdown")
-    box.wait_until(lambda: box.documents().get("scan.md", {}).get("state") == "failed", 60, "scan.md did not fail")
+    box.wait_until(
+        lambda: box.documents().get("scan.md", {}).get("state") == "failed", SECONDS_MAX, "scan.md did not fail"
+    )
     assert "PDF" in box.documents()["scan.md"]["error"]
     (box.inbox / "scan.md").unlink()
-    box.wait_until(lambda: "scan.md" not in box.documents(), 60, "scan.md is still there")
+    box.wait_until(lambda: "scan.md" not in box.documents(), SECONDS_MAX, "scan.md is still there")
 
 
 def test_skipped_files_are_listed_with_their_reason(box: Askbox) -> None:
@@ -93,7 +99,7 @@ def test_skipped_files_are_listed_with_their_reason(box: Askbox) -> None:
     def reasons() -> dict[str, str]:
         return {skipped["file_path"]: skipped["reason"] for skipped in box.get("/inbox").json()["skipped"]}
 
-    box.wait_until(lambda: {"link.md", ".hidden.md"} <= set(reasons()), 60, "nothing was listed")
+    box.wait_until(lambda: {"link.md", ".hidden.md"} <= set(reasons()), SECONDS_MAX, "nothing was listed")
     assert "symbolic link" in reasons()["link.md"]
     assert reasons()[".hidden.md"] == "hidden"
 
@@ -101,8 +107,9 @@ def test_skipped_files_are_listed_with_their_reason(box: Askbox) -> None:
 def test_killed_processes_are_started_again(box: Askbox) -> None:
     for kind in ("ingester", "embedder"):
         pid = box.pid_of(kind)
+        assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        box.wait_until(lambda k=kind, p=pid: box.pid_of(k) != p, 60, f"no new {kind}")
+        box.wait_until(lambda k=kind, p=pid: box.pid_of(k) not in {p, None}, SECONDS_MAX, f"no new {kind}")
     (box.inbox / "after.md").write_text("# After\n\nWritten after the processes were killed.\n", encoding="utf-8")
     wait_ready(box, "after.md")
 
@@ -110,12 +117,13 @@ def test_killed_processes_are_started_again(box: Askbox) -> None:
 def test_interrupt_stops_everything_and_the_next_start_goes_on(box: Askbox) -> None:
     assert box.stop() == 0
     assert "Traceback" not in box.log.read_text(encoding="utf-8", errors="replace")
-    assert subprocess.run(["pgrep", "-f", str(box.folder)], capture_output=True, check=False).stdout == b""
+    box.process = None
+    box.wait_until(lambda: not processes_of(box), SECONDS_MAX, "a process goes on")
     (box.inbox / "office" / "backup.md").write_text(BACKUP.replace("02:15", "03:45"), encoding="utf-8")
     (box.inbox / "garden.txt").unlink()
     box.start()
-    box.wait_until(lambda: "03:45" in box.ask("When does the nightly backup run?")["answer"], 60, "old answer")
-    box.wait_until(lambda: "garden.txt" not in box.documents(), 60, "deleted while stopped, and still there")
+    box.wait_until(lambda: "03:45" in box.ask("When does the nightly backup run?")["answer"], SECONDS_MAX, "old answer")
+    box.wait_until(lambda: "garden.txt" not in box.documents(), SECONDS_MAX, "deleted while stopped, and still there")
 
 
 def test_killed_supervisor_leaves_nothing_behind_and_the_next_start_goes_on(box: Askbox) -> None:
@@ -123,7 +131,7 @@ def test_killed_supervisor_leaves_nothing_behind_and_the_next_start_goes_on(box:
     assert box.process is not None
     box.process.kill()
     box.process.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + SECONDS_MAX
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline, "a process goes on without its supervisor"
         time.sleep(0.05)
@@ -153,10 +161,9 @@ def test_second_start_on_the_same_port_says_so_in_one_sentence(box: Askbox) -> N
         ("ASKBOX_EMBEDDING_MODEL", "/no/such/model", ["ASKBOX_EMBEDDING_MODEL"]),
     ],
 )
-def test_wrong_setting_is_named_without_a_traceback(tmp_path: Path, name: str, value: str, words: list[str]) -> None:
-    tmp_path.chmod(0o755)
-    box = Askbox(tmp_path, None, **{name: value})
-    refused = box.command("up")
+def test_wrong_setting_is_named_without_a_traceback(name: str, value: str, words: list[str]) -> None:
+    with open_folder() as folder:
+        refused = Askbox(folder, None, **{name: value}).command("up")
     output = refused.stdout + refused.stderr
     assert refused.returncode == EXIT_CONFIG, output
     assert "Traceback" not in output

@@ -28,7 +28,7 @@ async def execute(url: str, statement: str) -> None:
 
 
 @needs_pages
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3000)
 class TestPagesHere(Pages):
     """The pages that the questions are about: the release notes alone are half of all text."""
 

@@ -29,7 +29,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Askbox]:
 
 
 @needs_pages
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3000)
 class TestPagesElsewhere(Pages):
     """All pages."""
 

@@ -10,10 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from reportlab.lib.styles import getSampleStyleSheet
 from reportlab.platypus import Paragraph, SimpleDocTemplate
 
-from tests.e2e.harness import Askbox
+from tests.conftest import open_folder
+from tests.e2e.harness import SECONDS_MAX, Askbox
 from tests.otlp import Collector, SeenSpan
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 SECRET = "zanzibarquartz"
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
@@ -43,24 +44,23 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Askbox]:
-    folder = tmp_path_factory.mktemp("trace")
-    folder.chmod(0o755)
-    askbox = Askbox(
-        folder,
-        None,
-        ASKBOX_EMBED_BATCH="8",
-        OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
-        OTEL_METRIC_EXPORT_INTERVAL="1000",
-    )
-    askbox.start()
-    yield askbox
-    if askbox.process is not None and askbox.process.poll() is None:
-        askbox.stop()
+def box(collector: Collector) -> Iterator[Askbox]:
+    with open_folder() as folder:
+        askbox = Askbox(
+            folder,
+            None,
+            ASKBOX_EMBED_BATCH="8",
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+            OTEL_METRIC_EXPORT_INTERVAL="1000",
+        )
+        askbox.start()
+        yield askbox
+        if askbox.process is not None and askbox.process.poll() is None:
+            askbox.stop()
 
 
 def wait_ready(box: Askbox, path: str) -> None:
-    box.wait_until(lambda: box.documents().get(path, {}).get("state") == "ready", 120, f"{path} is not ready")
+    box.wait_until(lambda: box.documents().get(path, {}).get("state") == "ready", SECONDS_MAX, f"{path} is not ready")
 
 
 def by_name(spans: list[SeenSpan]) -> dict[str, list[SeenSpan]]:
@@ -189,7 +189,9 @@ def test_refused_request_has_a_trace_id_that_is_told_of(box: Askbox, collector: 
 
 def test_file_that_cannot_be_read_is_told_of_as_an_error_without_its_text(box: Askbox, collector: Collector) -> None:
     (box.inbox / "broken.pdf").write_bytes(b"%PDF-1.7\n" + SECRET.encode() * 50)
-    box.wait_until(lambda: box.documents().get("broken.pdf", {}).get("state") == "failed", 60, "it did not fail")
+    box.wait_until(
+        lambda: box.documents().get("broken.pdf", {}).get("state") == "failed", SECONDS_MAX, "it did not fail"
+    )
     appeared = collector.wait_for("file appeared", askbox_source_uri="inbox:broken.pdf")
     (process,) = collector.wait_until(
         lambda: by_name(collector.trace(appeared.trace_id)).get("process ingest"), "its end was not told of"
@@ -208,7 +210,7 @@ def test_scrape_tells_of_the_queue_and_of_what_the_workers_did(box: Askbox) -> N
         }
 
     ingested = "askbox_jobs_total[('outcome', 'completed'), ('stage', 'ingest')]"
-    box.wait_until(lambda: figures().get(ingested, 0) >= 4, 60, "the workers' counts did not arrive")
+    box.wait_until(lambda: figures().get(ingested, 0) >= 4, SECONDS_MAX, "the workers' counts did not arrive")
     shown = figures()
     assert shown["askbox_documents[('state', 'ready')]"] >= 4
     assert shown["askbox_documents[('state', 'failed')]"] == 1

@@ -339,3 +339,15 @@ def test_boundaries_of_many_units_are_found_in_linear_time() -> None:
         started = time.process_time()
         boundaries([1] * count, priorities, count // 4)
         assert time.process_time() - started < 3
+
+
+def test_no_chunk_is_longer_than_the_model_reads_though_parts_count_less():
+    """What is joined may count more than its parts do: only the whole is what the model reads."""
+
+    def count(texts):
+        return [int(len(text.split()) ** 1.25) + 2 for text in texts]
+
+    text = " ".join(f"Word{n} stands here and says little." for n in range(400))
+    chunks = list(chunk_document(_prose(text), count, Limits(40, 64, 2)))
+    assert max(count([chunk.text for chunk in chunks])) <= 64
+    assert " ".join(chunk.text for chunk in chunks) == text

@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from services.console.doctor import folders, machine, peers
 from services.console.doctor.findings import Check, Finding, Level, ok, run_checks
 from services.ingester.paths import MARK_FILE
-from tests.doctoring import KEY, answering, as_nobody, closed_port, failed, listening, settings_of, warned
+from tests.doctoring import KEY, answering, as_nobody, closed, failed, listening, settings_of, warned
+from tests.e2e.harness import free_port
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
 
@@ -61,7 +62,7 @@ def test_taken_port_fails_and_a_free_one_does_not(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(machine, "ANSWER_SECONDS", 0.3)
     with listening() as port:
         assert "cannot be used" in failed(machine.look_at_port(settings_of(http_port=port)))["port"]
-    assert machine.look_at_port(settings_of(http_port=closed_port()))[0].level is Level.OK
+    assert machine.look_at_port(settings_of(http_port=free_port()))[0].level is Level.OK
 
 
 def test_port_used_by_another_program_that_speaks_http_fails() -> None:
@@ -76,7 +77,7 @@ def test_port_used_by_askbox_itself_is_fine() -> None:
 
 
 def test_address_of_another_machine_fails() -> None:
-    assert failed(machine.look_at_port(settings_of(http_host="192.0.2.1", http_port=closed_port())))
+    assert failed(machine.look_at_port(settings_of(http_host="192.0.2.1", http_port=free_port())))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,8 @@ def ask_providers(address: str, **values: Any) -> list[Finding]:
 
 
 def test_provider_that_is_not_there_fails() -> None:
-    assert "does not answer" in failed(ask_providers(f"http://127.0.0.1:{closed_port()}/v1"))["LLM provider"]
+    with closed() as port:
+        assert "does not answer" in failed(ask_providers(f"http://127.0.0.1:{port}/v1"))["LLM provider"]
 
 
 def test_provider_that_hangs_fails_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,8 +261,9 @@ def test_vocabulary_that_is_not_there_is_told(folder: Path) -> None:
 
 def test_collector_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peers.look_at_traces(settings_of()) == []
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{closed_port()}")
-    assert "does not answer" in warned(peers.look_at_traces(settings_of()))["traces"]
+    with closed() as port:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+        assert "does not answer" in warned(peers.look_at_traces(settings_of()))["traces"]
     with answering(404) as address:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
         assert "404" in warned(peers.look_at_traces(settings_of()))["traces"]

@@ -23,7 +23,7 @@ from shared.provider import (
     retry_after_seconds,
 )
 from tests.openai_server import OpenAIServer, serving
-from tests.waiting import until
+from tests.waiting import SECONDS_MAX, until
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -47,7 +47,7 @@ def endpoint(url: str, key: str | None = KEY) -> Endpoint:
 
 @pytest.fixture
 async def provider(server: OpenAIServer) -> AsyncIterator[Provider]:
-    opened = Provider(endpoint(server.url), timeout_seconds=10)
+    opened = Provider(endpoint(server.url), timeout_seconds=60)
     yield opened
     await opened.close()
 
@@ -75,12 +75,13 @@ async def test_what_is_over_in_a_moment_is_asked_again_within_the_call(server, p
     assert len(server.calls) == ATTEMPTS_MAX
 
 
-async def test_attempts_are_bounded_and_then_the_gate_is_closed(server, provider):
+async def test_attempts_are_bounded_and_then_the_gate_is_closed(server, provider, monkeypatch):
+    monkeypatch.setattr(provider_module, "PAUSE_SECONDS_MIN", 30.0)
     server.faults += [status(500)] * 20
     with pytest.raises(ProviderUnavailable) as caught:
         await provider.call(embed)
     assert len(server.calls) == ATTEMPTS_MAX
-    assert 0 < caught.value.retry_after <= 1
+    assert 0 < caught.value.retry_after <= 30
     with pytest.raises(NotNow):
         await provider.call(embed)
     assert len(server.calls) == ATTEMPTS_MAX
@@ -131,29 +132,29 @@ async def test_errors_repeat_neither_the_key_nor_the_servers_words(server, provi
 
 
 @pytest.mark.parametrize("code", [429, 503])
-@pytest.mark.parametrize("headers", [{"Retry-After": "30"}, {"retry-after-ms": "30000"}])
+@pytest.mark.parametrize("headers", [{"Retry-After": "300"}, {"retry-after-ms": "300000"}])
 async def test_nothing_is_sent_before_the_server_wants_it(server, provider, code, headers):
     server.faults += [status(code, **headers)]
     for _ in range(3):
         with pytest.raises(ProviderUnavailable) as caught:
             await provider.call(embed)
-        assert 20 < caught.value.retry_after <= 30
+        assert 200 < caught.value.retry_after <= 300
     assert len(server.calls) == 1
 
 
 async def test_date_of_a_pause_is_read_from_the_wire(server, provider):
-    server.faults += [{"kind": "status", "status": 429, "retry_after_date": 30}]
+    server.faults += [{"kind": "status", "status": 429, "retry_after_date": 300}]
     with pytest.raises(ProviderUnavailable) as caught:
         await provider.call(embed)
-    assert 28 < caught.value.retry_after <= 33
+    assert 290 < caught.value.retry_after <= 400  # by the clock of the server, which may have been held up
 
 
 async def test_slow_server_is_given_up(server):
     hasty = Provider(endpoint(server.url), timeout_seconds=0.3)
-    server.faults += [{"kind": "slow", "seconds": 30}]
+    server.faults += [{"kind": "slow", "seconds": 600}]
     with pytest.raises(ProviderUnavailable, match="ASKBOX_PROVIDER_SECONDS"):
         await hasty.call(embed)
-    assert len(server.calls) == 1
+    assert len(server.calls) <= 1, "it was asked again"
     await hasty.close()
 
 
@@ -161,20 +162,20 @@ async def test_server_that_answers_a_byte_at_a_time_is_given_up(server):
     hasty = Provider(endpoint(server.url), timeout_seconds=0.5)
     server.faults += [{"kind": "trickle"}]
     with pytest.raises(ProviderUnavailable, match="ASKBOX_PROVIDER_SECONDS"):
-        await asyncio.wait_for(hasty.call(embed), 20)
+        await asyncio.wait_for(hasty.call(embed), SECONDS_MAX)
     await hasty.close()
 
 
 async def test_server_on_this_machine_is_asked_past_a_proxy(server, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    direct = Provider(endpoint(server.url), timeout_seconds=10)
+    direct = Provider(endpoint(server.url), timeout_seconds=60)
     assert await direct.call(embed) == 1
     await direct.close()
 
 
 async def test_unreachable_server_is_told_with_its_address_and_the_setting():
-    nobody = Provider(endpoint("http://127.0.0.1:1/v1"), timeout_seconds=10)
+    nobody = Provider(endpoint("http://127.0.0.1:1/v1"), timeout_seconds=60)
     with pytest.raises(
         ProviderUnavailable, match=r"http://127\.0\.0\.1:1 cannot be reached .* ASKBOX_EMBEDDING_BASE_URL"
     ):
@@ -189,12 +190,12 @@ async def test_answer_without_end_is_cut_off(server, provider, monkeypatch):
 
 
 async def test_cancelled_call_ends_at_once_and_blames_nobody(server, provider):
-    server.faults += [{"kind": "slow", "seconds": 30}]
+    server.faults += [{"kind": "slow", "seconds": 600}]
     running = asyncio.create_task(provider.call(embed))
     await until(lambda: asyncio.sleep(0, server.calls))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(running, 5)
+        await asyncio.wait_for(running, 30)  # half the time-out
     assert provider.reason is None
 
 
@@ -208,7 +209,7 @@ def test_pauses_double_up_to_a_bound():
 def test_success_of_a_call_sent_before_a_failure_opens_nothing():
     gate = Gate()
     started = time.monotonic()
-    gate.fail("wait", 30)
+    gate.fail("wait", 300)
     gate.succeed(started - 1)
     with pytest.raises(NotNow, match="wait"):
         gate.check()
@@ -217,8 +218,8 @@ def test_success_of_a_call_sent_before_a_failure_opens_nothing():
 
 def test_shorter_pause_does_not_shorten_a_longer_one():
     gate = Gate()
-    gate.fail("long", 30)
-    assert gate.fail("short", 1) > 25
+    gate.fail("long", 300)
+    assert gate.fail("short", 1) > 200
 
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -249,5 +250,5 @@ def test_retry_after_is_read_in_every_form(headers, seconds):
 
 
 def test_date_without_the_servers_clock_is_read_by_ours():
-    until = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    assert 25 < retry_after_seconds({"retry-after": until}) <= 30
+    until = format_datetime(datetime.now(UTC) + timedelta(seconds=300), usegmt=True)
+    assert 200 < retry_after_seconds({"retry-after": until}) <= 300

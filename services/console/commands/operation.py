@@ -9,6 +9,7 @@ import typer
 from services.console.commands.output import AsJson, print_json
 from services.console.settings import ConsoleSettings
 from shared.exit_codes import EXIT_FAILURE
+from shared.failpoints import Failpoint
 
 app = typer.Typer()
 
@@ -77,6 +78,17 @@ def check_command(as_json: AsJson = False) -> None:
         print(f"{len(INVARIANTS) - len(findings)} of {len(INVARIANTS)} invariants hold")
     if findings:
         raise typer.Exit(EXIT_FAILURE)
+
+
+@app.command("failpoints")
+def failpoints_command(as_json: AsJson = False) -> None:
+    """List the steps at which ASKBOX_FAILPOINTS can make a process die, fail or hang: for tests."""
+    if as_json:
+        print_json([{"name": point.label, "meaning": point.meaning} for point in Failpoint])
+        return
+    width = max(len(point.label) for point in Failpoint)
+    for point in Failpoint:
+        print(f"{point.label:<{width}}  {point.meaning}")
 
 
 @app.command("version")

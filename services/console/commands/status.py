@@ -85,4 +85,4 @@ def confirm_deletes_command(as_json: AsJson = False) -> None:
     if as_json:
         print_json(confirmed)
     else:
-        print(f"the deletion of {confirmed['confirmed']} documents goes on with the next scan of the inbox")
+        print(f"the deletion of {confirmed['confirmed']} documents goes on")

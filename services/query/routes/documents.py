@@ -24,6 +24,7 @@ from services.query.schema import DocumentOut, DocumentsOut, DocumentState
 from services.query.store import DocumentRow
 from shared.database import retry_conflicts
 from shared.errors import Conflict, NotFound
+from shared.failpoints import Failpoint, reach
 from shared.telemetry import Event, log
 
 router = APIRouter(tags=["documents"])
@@ -69,10 +70,13 @@ async def delete(document_id: int, deps: DepsParam, access: AccessParam) -> Resp
     async def once() -> bool:
         async with deps.pool.acquire() as conn, conn.transaction():
             await store.set_scope(conn, scope)
-            return await store.bury_document(conn, scope, document_id)
+            is_buried = await store.bury_document(conn, scope, document_id)
+            await reach(Failpoint.TOMBSTONE_WRITTEN)
+            return is_buried
 
     if not await retry_conflicts(once):
         raise NotFound(f"there is no document {document_id}")
+    await reach(Failpoint.TOMBSTONE_COMMITTED)
     log(Event.DOCUMENT_DELETED, document_id=document_id)
     return Response(status_code=204)
 

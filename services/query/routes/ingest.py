@@ -28,6 +28,7 @@ from services.query.upload import boundary_of, paced, read_parts
 from shared import intake
 from shared.database import retry_conflicts
 from shared.errors import Conflict, Forbidden, NotFound, RequestError
+from shared.failpoints import Failpoint, reach
 from shared.spans import TraceContext, end_send_span, start_send_span
 from shared.telemetry import Event, log
 from shared.text import storable
@@ -111,7 +112,7 @@ async def ingest_directory(body: DirectoryIn, response: Response, deps: DepsPara
     async def once() -> uuid.UUID | None:
         async with deps.pool.acquire() as conn, conn.transaction():
             await store.set_scope(conn, [target.id])
-            return await ingest_store.create_scan(
+            made = await ingest_store.create_scan(
                 conn,
                 [target.id],
                 target.id,
@@ -120,8 +121,11 @@ async def ingest_directory(body: DirectoryIn, response: Response, deps: DepsPara
                 traceparent=TraceContext.of(sending).traceparent,
                 waiting_max=SCANS_WAITING_MAX,
             )
+            await reach(Failpoint.SCAN_REQUEST_WRITTEN)
+            return made
 
     job_id = await retry_conflicts(once)
+    await reach(Failpoint.SCAN_REQUEST_COMMITTED)
     if job_id is None:
         raise Conflict(f"{SCANS_WAITING_MAX} folders of {target.name} wait already: ask again when some are done")
     end_send_span(sending, 1)

@@ -1,5 +1,6 @@
 """What waits, what is not taken, and whether everything runs."""
 
+import asyncio
 from dataclasses import asdict
 from typing import Any
 
@@ -8,7 +9,7 @@ from starlette.responses import JSONResponse
 
 from services.query import ingest_store, store
 from services.query.deps import AccessParam, Deps, DepsParam, access_of
-from services.query.health import health
+from services.query.health import SECONDS_MAX, health
 from services.query.ingest_schema import StageOut, StatsOut, TokenSumsOut
 from services.query.problems import unavailable
 from services.query.retrieve import snapshot
@@ -18,6 +19,7 @@ from shared.errors import RequestError, Unauthorized
 
 router = APIRouter(tags=["status"])
 SKIPPED_SHOWN_MAX = 1000
+READY_SECONDS_MAX = 2.0
 
 
 @router.get("/ingest/stats", summary="What waits, and how much there is")
@@ -78,7 +80,8 @@ async def healthy(request: Request, deps: DepsParam) -> JSONResponse:
 
 async def _may_know(request: Request, deps: Deps) -> bool:
     try:
-        return (await access_of(request, deps)).everywhere is not None
+        async with asyncio.timeout(SECONDS_MAX):
+            return (await access_of(request, deps)).everywhere is not None
     except Unauthorized:
         return False
     except (*CONNECTION_ERRORS, *CONFLICT_ERRORS):
@@ -89,7 +92,8 @@ async def _may_know(request: Request, deps: Deps) -> bool:
 async def ready(deps: DepsParam) -> Response:
     """Ask the database."""
     try:
-        await deps.pool.fetchval("SELECT 1", timeout=2)
+        async with asyncio.timeout(READY_SECONDS_MAX):
+            await deps.pool.fetchval("SELECT 1")
     except (*CONNECTION_ERRORS, *CONFLICT_ERRORS):
         return unavailable("the database does not answer")
     return JSONResponse({"status": "ready"})

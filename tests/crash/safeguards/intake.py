@@ -1,0 +1,258 @@
+"""Files become versions: what is whole, what is refused, what is deleted."""
+
+from tests.crash.safeguards.mutant import Mutant, mutant
+
+INBOX, WATCH, GUARD = "services/ingester/inbox.py", "services/ingester/watch.py", "services/ingester/deletion_guard.py"
+FOLDER, TAKE, INTAKE = "services/ingester/folder.py", "services/ingester/take.py", "shared/intake.py"
+SETTLING = "sql/0007_uploads.sql"
+FILES, WATCHING, SCANNING = "tests/unit/test_inbox.py", "tests/db/test_watch.py", "tests/db/test_scan.py"
+PUBLICATION, WALLS, HOUSEKEEPING = (
+    "tests/db/test_publication.py",
+    "tests/db/test_upload_walls.py",
+    "tests/db/test_housekeeping.py",
+)
+HTTP, DEAF = "tests/api/test_http.py", "tests/db/test_watch_without_events.py"
+
+MUTANTS: tuple[Mutant, ...] = (
+    # -- one file ---------------------------------------------------------------------------------------------------
+    mutant(
+        "file: what changed while it was read is read again",
+        INBOX,
+        "        if left != 0 or Fingerprint.of(os.fstat(self._descriptor)) != self.fingerprint:\n",
+        "        if left != 0:\n",
+        f"{FILES}::test_file_whose_words_were_changed_has_changed",
+    ),
+    mutant(
+        "file: what shrank or grew while it was read is read again",
+        INBOX,
+        "        if left != 0 or Fingerprint.of(os.fstat(self._descriptor)) != self.fingerprint:\n            raise FileChanged\n",
+        "        self._descriptor += 0\n",
+        f"{FILES}::test_file_that_shrank_has_changed",
+    ),
+    mutant(
+        "file: a symbolic link is not followed",
+        INBOX,
+        "        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=here)\n",
+        "        return os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=here)\n",
+        f"{FILES}::test_symbolic_link_is_not_followed",
+    ),
+    mutant(
+        "file: a FIFO is not waited for",
+        INBOX,
+        "        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=here)\n",
+        "        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=here)\n",
+        f"{FILES}::test_fifo_without_a_writer_is_refused_at_once",
+        hangs=True,
+    ),
+    mutant(
+        "file: no folder on the way is a link",
+        INBOX,
+        "            below = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)\n",
+        "            below = os.open(folder, os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)\n",
+        f"{FILES}::test_folder_that_is_a_symbolic_link_is_not_entered",
+    ),
+    mutant(
+        "file: a hard link is refused",
+        INBOX,
+        "    if status.st_nlink > 1:\n",
+        "    if status.st_nlink > 1000:\n",
+        f"{FILES}::test_hard_link_is_refused",
+    ),
+    mutant(
+        "file: only regular files are taken",
+        INBOX,
+        "    if not stat.S_ISREG(status.st_mode):\n",
+        "    if stat.S_ISBLK(status.st_mode):\n",
+        f"{FILES}::test_fifo_without_a_writer_is_refused_at_once",
+        f"{FILES}::test_folder_is_refused",
+        hangs=True,
+    ),
+    mutant(
+        "file: one over the limit is refused",
+        INBOX,
+        "        if reason is None and status.st_size > file_bytes_max:\n",
+        "        if reason is None and status.st_size < 0:\n",
+        f"{FILES}::test_file_over_the_limit_is_refused_and_one_at_the_limit_is_not",
+    ),
+    mutant(
+        "file: temporary files of other programs are left",
+        "services/ingester/paths.py",
+        "        if _TEMPORARY.search(part):\n",
+        "        if _TEMPORARY.fullmatch(part):\n",
+        "tests/unit/test_paths.py::test_temporary_names_of_other_programs_are_skipped",
+    ),
+    mutant(
+        "file: names hold no control characters",
+        "services/ingester/paths.py",
+        r'_ESCAPED = re.compile(r"[%\x00-\x1f\x7f-\x9f\ud800-\udfff]")',
+        r'_ESCAPED = re.compile(r"[%\x00\ud800-\udfff]")',
+        "tests/unit/test_paths.py::test_encoded_names_are_storable_and_hold_no_control_characters",
+        "tests/unit/test_paths.py::test_uri_shows_the_encoded_path",
+    ),
+    mutant(
+        "folder: no part of a scanned folder's path is a link",
+        FOLDER,
+        "            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)\n",
+        "            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)\n",
+        f"{SCANNING}::test_folder_that_may_not_be_read_fails_the_request_and_takes_nothing",
+        f"{SCANNING}::test_folder_that_becomes_a_link_after_it_was_listed_is_not_followed",
+    ),
+    mutant(
+        "folder: nothing outside the roots is scanned",
+        FOLDER,
+        '        if folder.is_relative_to(root) and ".." not in folder.parts:\n',
+        '        if folder.is_absolute() and ".." not in folder.parts:\n',
+        f"{SCANNING}::test_folder_outside_the_roots_is_refused_by_the_ingester_too",
+    ),
+    # -- the inbox --------------------------------------------------------------------------------------------------
+    mutant(
+        "inbox: it is scanned again and again",
+        WATCH,
+        "                if self._scan_now or time.monotonic() - self._scanned_at >= self._settings.rescan_seconds:\n",
+        "                if self._scan_now:\n",
+        f"{DEAF}::test_file_is_found_and_missed_by_the_next_scan",
+    ),
+    mutant(
+        "inbox: a file without events is still for the settle time",
+        WATCH,
+        "        elif now - still_since >= patience:\n",
+        "        elif patience >= 0:\n",
+        f"{DEAF}::test_file_is_taken_when_it_has_been_still",
+    ),
+    mutant(
+        "inbox: a file that is being written is waited for",
+        WATCH,
+        "        patience = OPEN_FILE_PATIENCE_SECONDS if path in self._opened else self._settings.settle_seconds\n",
+        "        patience = self._settings.settle_seconds\n",
+        f"{WATCHING}::test_open_file_is_taken_when_it_is_closed_and_not_before",
+    ),
+    mutant(
+        "inbox: what is saved all the time is taken now and then",
+        TAKE,
+        "        return self._taken_at.get(path, -DEBOUNCE_SECONDS) + DEBOUNCE_SECONDS\n",
+        "        return 0.0\n",
+        f"{WATCHING}::test_file_that_is_saved_again_and_again_is_taken_now_and_then",
+    ),
+    mutant(
+        "inbox: a mass disappearance is not believed",
+        GUARD,
+        "        return missing_count > MISSING_BELIEVED_MAX and 2 * missing_count > stored_count\n",
+        "        return missing_count > stored_count\n",
+        f"{WATCHING}::test_mass_disappearance_waits_for_a_person_however_it_goes_on",
+    ),
+    mutant(
+        "inbox: an open pause holds back every deletion",
+        GUARD,
+        "        if not self.is_mass(missing_count, stored_count) and not await self.is_paused():\n",
+        "        if not self.is_mass(missing_count, stored_count):\n",
+        f"{WATCHING}::test_mass_disappearance_waits_for_a_person_however_it_goes_on",
+    ),
+    mutant(
+        "inbox: a confirmation holds for as many files as it was given for",
+        "services/ingester/statements.sql",
+        "  confirmed_at = CASE WHEN excluded.missing_count <= p.missing_count THEN p.confirmed_at END\n",
+        "  confirmed_at = p.confirmed_at\n",
+        f"{DEAF}::test_confirmation_holds_for_no_more_files_than_it_was_given_for",
+    ),
+    mutant(
+        "inbox: another folder in its place empties nothing",
+        GUARD,
+        "        if mark is not None and documents:\n",
+        "        if mark is not None and documents < 0:\n",
+        f"{WATCHING}::test_empty_folder_in_the_place_of_the_inbox_deletes_nothing",
+    ),
+    mutant(
+        "inbox: a folder that cannot be read deletes nothing",
+        WATCH,
+        "        if not listing.is_complete:\n",
+        "        if listing is None:\n",
+        f"{DEAF}::test_folder_that_cannot_be_listed_deletes_nothing",
+    ),
+    mutant(
+        "inbox: a name that is in use again is not deleted",
+        WATCH,
+        "if fingerprint(self._root, path) is None and not self._is_moving(path)]",
+        "if not self._is_moving(path)]",
+        f"{WATCHING}::test_deleted_file_leaves_and_a_replaced_one_keeps_its_document",
+        f"{DEAF}::test_file_that_was_gone_for_a_moment_keeps_its_document",
+    ),
+    mutant(
+        "inbox: a moved document keeps its identity",
+        TAKE,
+        "            moved_from=inbox_uri(moved_from) if moved_from is not None else None,\n",
+        "            moved_from=None,\n",
+        f"{WATCHING}::test_move_keeps_the_document_and_a_move_between_collections_makes_another",
+    ),
+    # -- bytes and versions -----------------------------------------------------------------------------------------
+    mutant(
+        "bytes: what is not wanted is removed",
+        INTAKE,
+        "            await asyncio.shield(conn.execute(_DELETE_BLOB, blob_id))\n",
+        "            pass\n",
+        f"{WATCHING}::test_file_that_grows_all_the_time_leaves_no_bytes_behind",
+        "tests/api/test_ingest.py::test_sender_that_goes_away_leaves_nothing",
+    ),
+    mutant(
+        "bytes: they are compared with those of the same sum",
+        SETTLING,
+        "  WHERE known.bytes IS DISTINCT FROM stored.bytes;\n",
+        "  WHERE known.bytes IS NULL AND stored.bytes IS NULL;\n",
+        f"{WALLS}::test_bytes_under_a_false_sum_are_not_taken_for_anybody",
+    ),
+    mutant(
+        "bytes: their number is that of the parts",
+        SETTLING,
+        "  IF part_bytes <> stored_file_bytes OR coalesce(last_ordinal, -1) <> part_count - 1 THEN\n",
+        "  IF coalesce(last_ordinal, -1) <> part_count - 1 THEN\n",
+        f"{WALLS}::test_size_of_stored_bytes_has_to_be_theirs",
+    ),
+    mutant(
+        "bytes: an original that a version names is never swept",
+        "shared/intake.sql",
+        "    AND NOT EXISTS (SELECT 1 FROM document_version AS v WHERE v.blob_id = b.id)\n",
+        "",
+        f"{HOUSEKEEPING}::test_original_is_swept_when_it_is_old_and_no_version_names_it",
+    ),
+    mutant(
+        "bytes: those that are still arriving are never swept",
+        "shared/intake.sql",
+        "  WHERE b.created_at < now() - $1::interval\n    AND NOT EXISTS",
+        "  WHERE $1::interval IS NOT NULL\n    AND NOT EXISTS",
+        f"{HOUSEKEEPING}::test_original_is_swept_when_it_is_old_and_no_version_names_it",
+    ),
+    mutant(
+        "bytes: the same ones make no version",
+        INTAKE,
+        "            if newest is not None and is_same and not is_moved and not is_retry:\n",
+        "            if newest is not None and is_same and is_moved:\n",
+        f"{PUBLICATION}::test_same_bytes_under_the_same_name_make_no_version",
+    ),
+    mutant(
+        "bytes: what a deletion on purpose forbids stays away",
+        INTAKE,
+        "            if not ignores_tombstones and await conn.fetchval(_IS_TOMBSTONED",
+        "            if ignores_tombstones and await conn.fetchval(_IS_TOMBSTONED",
+        f"{PUBLICATION}::test_tombstoned_bytes_stay_away_until_their_file_is_gone",
+    ),
+    mutant(
+        "bytes: a deletion on purpose is remembered",
+        "services/query/statements.sql",
+        "  WHERE source_uri ~ '^(inbox|folder):' AND sha256 IS NOT NULL\n",
+        "  WHERE sha256 IS NULL\n",
+        f"{HTTP}::test_deleted_document_is_gone_and_remembered",
+    ),
+    mutant(
+        "bytes: two senders of one content store it once",
+        INTAKE,
+        "    except asyncpg.UniqueViolationError:  # the same content was completed by somebody else meanwhile\n",
+        "    except asyncpg.UndefinedTableError:\n",
+        "tests/db/test_races.py::test_two_arrivals_of_the_same_content_store_it_once",
+    ),
+    mutant(
+        "scan: a zombie links nothing",
+        INTAKE,
+        "        await hold_lease(conn, requested.lease_id)\n",
+        "        pass\n",
+        f"{SCANNING}::test_scan_whose_lease_is_lost_writes_nothing_more",
+    ),
+)

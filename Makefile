@@ -3,7 +3,7 @@ PYTHON ?= python3
 EMBEDDERS ?= 1
 BIN := .venv/bin
 
-.PHONY: up test lint bench chaos clean
+.PHONY: up test test-parts test-systems test-faults lint bench chaos clean
 .DEFAULT_GOAL := up
 
 $(BIN)/python:
@@ -28,10 +28,18 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Whole systems last, and nothing beside them: they use every core.
+# The last two mostly wait for processes, so all three run side by side.
 test: lint
-	$(BIN)/python -m pytest --ignore tests/e2e
+	@$(MAKE) --no-print-directory -j 3 test-parts test-systems test-faults
+
+test-parts: .venv/installed-dev
+	$(BIN)/python -m pytest --ignore tests/e2e --ignore tests/crash
+
+test-systems: .venv/installed-dev
 	$(BIN)/python -m pytest tests/e2e
+
+test-faults: .venv/installed-dev
+	$(BIN)/python -m pytest tests/crash
 
 bench: .venv/installed-dev
 	$(BIN)/python -m tests.bench

@@ -12,7 +12,10 @@ from services.console.settings import ConsoleSettings
 from services.embedder.settings import EmbedderSettings
 from services.ingester.settings import IngesterSettings
 from services.query.settings import QuerySettings
+from shared.failpoints import Failpoint
 from shared.settings import PREFIX, WorkerSettings
+from tests.crash.__main__ import PARTS
+from tests.crash.safeguards import MUTANTS
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 SETTINGS = (ConsoleSettings, EmbedderSettings, IngesterSettings, QuerySettings, WorkerSettings)
@@ -63,3 +66,11 @@ def test_every_command_stands_in_the_table_and_no_other() -> None:
             for words in re.findall(r"`askbox ([^`]+)`", line.split(" | ")[0]):
                 shown.add(" ".join(itertools.takewhile(lambda word: re.fullmatch(r"[a-z-]+", word), words.split())))
     assert shown == commands
+
+
+def test_every_part_of_the_fault_harness_is_told_of_with_its_true_size() -> None:
+    section = README.partition("## Broken on purpose")[2].partition("\n## ")[0]
+    first_cells = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+)`", " ".join(first_cells))) == set(PARTS)
+    assert f"the {len(Failpoint)} failpoints" in section
+    assert f"each of {len(MUTANTS)} safeguards" in section

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 import psutil
 
+from services.ingester.parse_server import OPEN_FILES_MAX
 from services.ingester.sandbox import ParseLimits, ParserPool
 from shared.errors import PermanentError
 from shared.settings import BUNDLED_MODEL
@@ -26,6 +27,7 @@ MEMORY_BYTES = 512 * 1024**2
 FLOOD_BYTES = 2 * MEMORY_BYTES
 PATIENCE_SECONDS = 20.0
 PARSE_SECONDS = 1.0
+SETTLE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +150,24 @@ async def _waiting_child(parsers: ParserPool) -> AsyncIterator[int]:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while not (children := psutil.Process(parsers.server_pid).children()):  # noqa: ASYNC110 (a process tells nobody)
                     await asyncio.sleep(0.02)
+            await _settle(children[0].pid)
             yield children[0].pid
         finally:
             parsing.cancel()
             await asyncio.gather(parsing, return_exceptions=True)
+
+
+def _open_files(child: int) -> int:
+    limit = _soft_limit(Path(f"/proc/{child}/limits").read_text(), "Max open files")
+    return int(limit) if limit.isdecimal() else -1
+
+
+async def _settle(child: int) -> None:
+    """Wait until a child that was just forked has set its limits; where it cannot, what it has is looked at all the same."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_SECONDS):
+            while _open_files(child) != OPEN_FILES_MAX:  # noqa: ASYNC110 (a process tells nobody)
+                await asyncio.sleep(0.02)
 
 
 @contextlib.contextmanager

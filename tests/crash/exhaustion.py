@@ -36,7 +36,7 @@ CONFIGURATION = "max_connections = 40\nsuperuser_reserved_connections = 3\n"
 SETTINGS = {
     "ASKBOX_LLM_MODEL": "openai:test-chat",
     "ASKBOX_QUERY_CONNECTIONS": str(POOL),
-    "ASKBOX_QUERY_CONCURRENCY": str(STREAMS),
+    "ASKBOX_QUERY_CONCURRENCY": str(STREAMS + 20),  # somebody else asks meanwhile
     "OPENAI_API_KEY": "sk-test",
     "ASKBOX_PROVIDER_SECONDS": "120",  # a stream is held for as long as the last of them takes to begin
 }

@@ -3,7 +3,7 @@
 from tests.crash.safeguards.mutant import Edit, Mutant, mutant
 
 SQL, VERBS, LOOP, LISTENER = "shared/queue.sql", "shared/queue.py", "shared/worker.py", "shared/listener.py"
-QUEUE, WORKER = "tests/db/test_queue.py", "tests/db/test_worker.py"
+QUEUE, WORKER, OUTAGES = "tests/db/test_queue.py", "tests/db/test_worker.py", "tests/db/test_outages.py"
 ZOMBIE = f"{QUEUE}::test_zombie_writes_nothing"
 
 MUTANTS = (
@@ -193,6 +193,34 @@ MUTANTS = (
             Edit(SQL, "AND (job.attempt < job.max_attempts OR judged.is_innocent)\n", "\n"),
         ),
         (f"{QUEUE}::test_sweep_buries_after_the_last_attempt_with_a_reason",),
+    ),
+    mutant(
+        "sweep: an attempt that the database lost is not counted",
+        SQL,
+        "AND coalesce(worker.last_seen_at > lease.expires_at, false) AS is_worker_alive\n",
+        "AND false AS is_worker_alive\n",
+        f"{OUTAGES}::test_attempt_that_the_database_lost_is_not_counted",
+    ),
+    mutant(
+        "sweep: an attempt past its deadline counts whoever lives",
+        SQL,
+        "lease.deadline_at > now() AND coalesce(worker.last_seen_at > lease.expires_at, false) AS is_worker_alive\n",
+        "coalesce(worker.last_seen_at > lease.expires_at, false) AS is_worker_alive\n",
+        f"{OUTAGES}::test_attempt_whose_deadline_has_passed_counts_whoever_lives",
+    ),
+    mutant(
+        "sweep: nobody is innocent for longer than a day",
+        SQL,
+        "expired.is_worker_alive AND job.created_at > now() - interval '1 day' AS is_innocent\n",
+        "expired.is_worker_alive AS is_innocent\n",
+        f"{OUTAGES}::test_job_that_loses_its_lease_for_a_day_is_to_blame_after_all",
+    ),
+    mutant(
+        "sweep: a doubtful attempt waits until its worker was seen or silent",
+        SQL,
+        "WHERE job.lease_id = lease.id AND job.attempt >= $3::integer)\n",
+        "WHERE job.lease_id = lease.id AND job.attempt >= $3::integer + 1000)\n",
+        f"{OUTAGES}::test_doubtful_attempt_waits_until_its_worker_was_silent_for_long",
     ),
     mutant(
         "sweep: every worker sweeps leases",

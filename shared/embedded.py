@@ -1,11 +1,14 @@
 """The embedded PostgreSQL that comes from pip: started for `up` and for commands, stopped with its last user."""
 
+import contextlib
 import logging
 import os
 import subprocess
 import tempfile
+import threading
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +34,7 @@ random_page_cost = 1.1
 # The library waits for ten seconds; replaying the log after a power cut, or a busy machine, may take longer.
 START_SECONDS_MAX = 120.0
 LOOK_SECONDS = 0.2
+KEEP_SECONDS, KEEP_SECONDS_MAX = 1.0, 30.0
 
 
 def _runtime_folder() -> Path:
@@ -55,20 +59,31 @@ def _forget_dead_users(server: "PostgresServer") -> None:
     users.put([pid for pid in users.get_and_remove(0) if psutil.pid_exists(pid)])
 
 
-def _is_running(data: Path) -> bool:
+def _pid(data: Path) -> int | None:
     try:
-        pid = int((data / "postmaster.pid").read_text(encoding="utf-8").split("\n", 1)[0])
+        return int((data / "postmaster.pid").read_text(encoding="utf-8").split("\n", 1)[0])
     except (OSError, ValueError):
-        return False
-    return bool(psutil.pid_exists(pid))
+        return None
 
 
-def _start(server: "PostgresServer") -> None:
+def _is_unburied(pid: int) -> bool:
+    """Whether a process has ended and nobody was there to take its exit code, as in a container without an init."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _is_running(data: Path) -> bool:
+    pid = _pid(data)
+    return pid is not None and bool(psutil.pid_exists(pid)) and not _is_unburied(pid)
+
+
+def _start(server: "PostgresServer", start: Callable[[], None]) -> None:
     """Start a server, or join the one that runs; one that is on its way is waited for."""
     deadline = time.monotonic() + START_SECONDS_MAX
     while True:
         try:
-            server.start()
+            start()
         except (subprocess.TimeoutExpired, AssertionError):  # the second: it runs and has not said that it is ready
             if not _is_running(server.pgdata) or time.monotonic() > deadline:
                 raise
@@ -104,9 +119,45 @@ def start_embedded_server(home: Path, *, extra_configuration: str = "") -> tuple
                 file.write(f"\n{include}\n")
         (data / "askbox.conf").chmod(0o644)
         _forget_dead_users(server)
-        _start(server)
+        _start(server, server.start)
     except Exception as error:  # the library raises what it meets: OSError, CalledProcessError, AssertionError, …
         raise ConfigError(
             f"the embedded PostgreSQL under {data} cannot be started: {error}. Its log is {data / 'log'}"
         ) from error
     return server, server.get_uri()
+
+
+def _start_again(server: "PostgresServer") -> None:
+    """Start a server that this process uses already."""
+    with server._lock:  # noqa: SLF001 (what `start` does but for the list of users, which would hold us twice)
+        pid = _pid(server.pgdata)
+        if pid is not None and _is_unburied(pid):  # the library would take it for alive
+            (server.pgdata / "postmaster.pid").unlink(missing_ok=True)
+        server.ensure_postgres_running()
+
+
+@contextlib.contextmanager
+def kept_running(server: "PostgresServer", say: Callable[[str], None]) -> Iterator[None]:
+    """Start the server again when it has ended by itself, as it does without room for its log, while the context lasts."""
+    ending = threading.Event()
+
+    def keep() -> None:
+        pause = KEEP_SECONDS
+        while not ending.wait(pause):
+            if _is_running(server.pgdata):
+                pause = KEEP_SECONDS
+                continue
+            say(f"PostgreSQL has ended; starting it again. Its log is {server.log}")
+            try:
+                _start(server, lambda: _start_again(server))
+            except Exception as error:  # the library raises what it meets; there may be no room yet
+                pause = min(2 * pause, KEEP_SECONDS_MAX)
+                say(f"PostgreSQL cannot be started ({type(error).__name__}); trying again in {pause:.0f} s")
+
+    keeper = threading.Thread(target=keep, name="postgres", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        keeper.join(START_SECONDS_MAX)

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import ctypes
+import faulthandler
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -20,6 +22,10 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 WORK_SECONDS = 4.0
 # What may follow the work in hand: jobs are given back, totals written, connections closed. Supervisors kill after 10 s.
 END_SECONDS_MAX = 5.0
+# Nothing on an event loop of ours takes longer than moments: one that has not turned for so long hangs, on the folder of a
+# server that is gone, say, and its process can do nothing about that but end.
+TURN_SECONDS_MAX = 120
+LOOK_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -30,7 +36,7 @@ def run_process(main: Coroutine[Any, Any, None]) -> int:
     for number in STOP_SIGNALS:
         signal.signal(number, _quit)
     try:
-        asyncio.run(main)
+        asyncio.run(_watched(main))
     except ConfigError as error:
         print(f"askbox: {error}", file=sys.stderr)
         return EXIT_CONFIG
@@ -45,6 +51,37 @@ def run_process(main: Coroutine[Any, Any, None]) -> int:
     finally:
         stop_telemetry()
     return EXIT_OK
+
+
+async def _watched(main: Coroutine[Any, Any, None]) -> None:
+    """Run a process so that neither a loop that hangs nor a thread that outlives its error keeps it from ending."""
+    threading.Thread(target=_watch, args=(asyncio.get_running_loop(),), name="watchdog", daemon=True).start()
+    try:
+        await main
+    except Exception as error:
+        _end_within(END_SECONDS_MAX, EXIT_UNAVAILABLE if isinstance(error, DatabaseUnavailable) else EXIT_FAILURE)
+        raise
+
+
+def _watch(loop: asyncio.AbstractEventLoop) -> None:
+    """End this process when its event loop has not turned for too long.
+
+    Counted in looks, not by a clock: a process that was frozen as a whole has not hung.
+    """
+    while True:
+        turned = threading.Event()
+        try:
+            loop.call_soon_threadsafe(turned.set)
+        except RuntimeError:
+            return  # closed
+        looks = 0
+        while not turned.wait(LOOK_SECONDS):
+            looks += 1
+            if looks * LOOK_SECONDS >= TURN_SECONDS_MAX:
+                faulthandler.dump_traceback()
+                log(Event.PROCESS_FAILED, logging.ERROR, reason=f"its event loop hung for {TURN_SECONDS_MAX:g} s")
+                os._exit(EXIT_FAILURE)
+        time.sleep(LOOK_SECONDS)
 
 
 def die_with_parent(number: signal.Signals) -> None:
@@ -85,12 +122,12 @@ def _quit(_number: int, _frame: object) -> None:
     os._exit(EXIT_OK)
 
 
-def _end_within(seconds: float) -> None:
+def _end_within(seconds: float, code: int = EXIT_FAILURE) -> None:
     """End this process after so long, whatever it hangs on: a database that is silent, a thread that computes."""
 
     def end() -> None:
         log(Event.PROCESS_FAILED, logging.ERROR, reason=f"it could not stop within {seconds:g} s")
-        os._exit(EXIT_FAILURE)
+        os._exit(code)
 
     ending = threading.Timer(seconds, end)
     ending.daemon = True

@@ -57,6 +57,10 @@ END_SECONDS_MAX = TIDY_SECONDS_MAX + RELEASE_SECONDS_MAX + 0.5
 FORGET_SECONDS_MAX = 0.5
 
 
+class WorkStuck(RuntimeError):
+    """Work went on beyond its lease's deadline."""
+
+
 class Handler(Protocol):
     """The work of one stage. It completes its jobs itself, in the transaction that writes their effect."""
 
@@ -247,7 +251,7 @@ class Worker:
             work.cancel()
             # What it still tidies up holds up nobody: its lease is given back, and what it writes later is refused.
             await asyncio.wait({asyncio.gather(work, return_exceptions=True)}, timeout=TIDY_SECONDS_MAX)
-            outcome = await self._after_cancellation(slot, jobs, heart)
+            outcome = await self._after_cancellation(slot, jobs, heart, started)
         except LeaseLost as error:
             outcome = "lease_lost"
             mark_current_failed(error)
@@ -282,10 +286,13 @@ class Worker:
         if outcome == "completed":
             await slot.handler.after(jobs)
 
-    async def _after_cancellation(self, slot: Slot, jobs: list[Job], heart: "asyncio.Task[None]") -> str:
+    async def _after_cancellation(
+        self, slot: Slot, jobs: list[Job], heart: "asyncio.Task[None]", started: float
+    ) -> str:
         """Tell why the work was cancelled: its lease is lost, this process stops, or the handler did it to itself.
 
-        Raises: CancelledError when this process stops; the jobs are given back first.
+        Raises: CancelledError when this process stops; the jobs are given back first · WorkStuck past the deadline, which
+            ends the process.
         """
         lease_id = jobs[0].lease_id
         task = asyncio.current_task()
@@ -298,6 +305,9 @@ class Worker:
             raise asyncio.CancelledError
         if heart.done():
             log(Event.LEASE_LOST, logging.WARNING, slot=slot.name, lease_id=lease_id)
+            if time.monotonic() - started >= self._deadline.total_seconds():
+                # Whatever computes in a thread cannot be stopped, and what comes next would wait behind it.
+                raise WorkStuck(f"the work of {slot.name} did not end within {self._deadline.total_seconds():g} s")
             return "lease_lost"
         return await self._charge(slot, jobs, RetryableError("the work was cancelled from inside"))
 

@@ -7,7 +7,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import services
 from services.console.settings import ConsoleSettings
 from services.console.speech import JsonSpeech, PlainSpeech, Speech
 from services.console.supervisor import Supervisor
-from shared.embedded import start_embedded_server
+from shared.embedded import kept_running, start_embedded_server
 from shared.errors import ConfigError
 from shared.migrations import migrate
 
@@ -26,14 +26,18 @@ READY_SECONDS_MAX = 120.0
 
 
 @contextlib.contextmanager
-def database(settings: ConsoleSettings) -> Iterator[str]:
-    """Name the database: the one of the settings, or the embedded one, which runs while the context lasts."""
+def database(settings: ConsoleSettings, say: Callable[[str], None] | None = None) -> Iterator[str]:
+    """Name the database: the one of the settings, or the embedded one, which runs while the context lasts.
+
+    With `say` it is started again whenever it ends by itself, and that is said.
+    """
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value()
         return
     server, url = start_embedded_server(settings.home)
     try:
-        yield url
+        with kept_running(server, say) if say is not None else contextlib.nullcontext():
+            yield url
     finally:
         server.cleanup()
 
@@ -49,10 +53,10 @@ def up(settings: ConsoleSettings, *, as_json: bool = False) -> int:
         settings.home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"ASKBOX_INBOX, ASKBOX_HOME: {error.filename} cannot be made: {error.strerror}") from None
-    with database(settings) as url:
+    commands = _commands(settings.embedders)
+    speech: Speech = JsonSpeech() if as_json else PlainSpeech(max(map(len, commands)))
+    with database(settings, lambda line: speech.say(f"askbox: {line}")) as url:
         applied = migrate(url)
-        commands = _commands(settings.embedders)
-        speech: Speech = JsonSpeech() if as_json else PlainSpeech(max(map(len, commands)))
         _introduce(settings, applied, speech)
         environment = os.environ | {
             "ASKBOX_DATABASE_URL": url,

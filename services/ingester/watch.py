@@ -33,6 +33,8 @@ RETRY_SECONDS = 1.0
 ANOTHER_FOLDER_SECONDS = 5.0
 SKIPPED_LISTED_MAX = 10_000
 DELETED_AT_ONCE_MAX = 50
+# A million files are listed in less, unless their server does not answer.
+LISTING_SECONDS_MAX = 60.0
 # Whoever says that a mass disappearance is meant is not to wait for the next scan.
 CONFIRMED_LOOK_SECONDS = 1.0
 
@@ -53,10 +55,13 @@ class InboxWatcher:
         self._changed = asyncio.Event()
         self._scan_now = True
         self._scanned_at = 0.0
+        self._listing_since: float | None = None
 
     @property
     def note(self) -> str | None:
         """What a person should know of the inbox, or None."""
+        if self._listing_since is not None and time.monotonic() - self._listing_since > LISTING_SECONDS_MAX:
+            return f"the inbox {self._root} has not been listed for {time.monotonic() - self._listing_since:.0f} s: does its disk answer?"
         return self._guard.note
 
     async def run(self) -> None:
@@ -149,8 +154,11 @@ class InboxWatcher:
     async def _rescan(self) -> None:
         self._scan_now = False
         try:
+            self._listing_since = time.monotonic()
             listing = await asyncio.to_thread(scan, self._root)
+            self._listing_since = None
         except OSError as error:
+            self._listing_since = None
             self._guard.cannot_read(f"the inbox {self._root} cannot be read: {error.strerror}")
             self._scanned_at = time.monotonic()
             return

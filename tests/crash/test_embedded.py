@@ -1,16 +1,19 @@
 """The embedded server and its users: it starts as slowly as it must, and stops with the last one, however others ended."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import asyncpg
 import psutil
 import pytest
 
 from shared import embedded
-from shared.embedded import start_embedded_server
+from shared.embedded import kept_running, start_embedded_server
 from shared.errors import ConfigError
 from tests.conftest import open_folder
 from tests.waiting import until
@@ -18,7 +21,7 @@ from tests.waiting import until
 KILLED = """
 import os, sys
 from pathlib import Path
-from shared.embedded import start_embedded_server
+from shared.embedded import kept_running, start_embedded_server
 server, url = start_embedded_server(Path(sys.argv[1]))
 print(server.get_pid(), flush=True)
 os.kill(os.getpid(), 9)
@@ -77,3 +80,31 @@ def test_server_that_cannot_start_is_told_at_once(home: Path, monkeypatch: pytes
     monkeypatch.setattr(embedded, "START_SECONDS_MAX", 600.0)
     with pytest.raises(ConfigError, match="cannot be started"):
         start_embedded_server(home, extra_configuration="no_such_setting = 1\n")
+
+
+def test_server_that_is_killed_is_started_again(home: Path) -> None:
+    server, url = start_embedded_server(home)
+    said: list[str] = []
+    try:
+        with kept_running(server, said.append):
+            pid = server.get_pid()
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            asyncio.run(until(lambda: answers(url)))
+            asyncio.run(until(lambda: asyncio.sleep(0, server.get_pid() != pid)))
+        assert said
+        assert "has ended; starting it again" in said[0]
+    finally:
+        pid = server.get_pid()
+        server.cleanup()
+    assert pid is not None
+    assert is_gone(pid)
+
+
+async def answers(url: str) -> bool:
+    try:
+        connection = await asyncpg.connect(url, timeout=5)
+    except (OSError, asyncpg.PostgresError, TimeoutError):
+        return False
+    await connection.close()
+    return True

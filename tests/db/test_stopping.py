@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -134,4 +135,34 @@ def test_process_that_cannot_stop_ends_itself_and_says_so(processes):
     process = start(processes, before="process.END_SECONDS_MAX = 0.2", after=hanging)
     read_until(process, "begun")
     process.send_signal(signal.SIGTERM)
+    assert process.wait(SECONDS_MAX) == EXIT_FAILURE
+
+
+def test_process_whose_loop_hangs_ends_itself_and_says_where(processes):
+    hanging = "process.TURN_SECONDS_MAX = process.LOOK_SECONDS = 0.2; time.sleep(3600)"
+    process = start(processes, before=hanging)
+    said, _ = process.communicate(timeout=SECONDS_MAX)
+    assert process.returncode == EXIT_FAILURE
+    assert "process_failed" in said
+    assert "in main" in said  # where every thread was
+
+
+def test_process_that_was_frozen_as_a_whole_has_not_hung(processes):
+    process = start(processes, before="process.TURN_SECONDS_MAX = 2; process.LOOK_SECONDS = 0.1")
+    read_until(process, "begun")
+    process.send_signal(signal.SIGSTOP)
+    # However long it stood still by the clock: it has to look twenty times, and is not given the time.
+    time.sleep(3)
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGTERM)
+    read_until(process, "done")
+    assert process.wait(SECONDS_MAX) == EXIT_OK
+
+
+def test_error_ends_a_process_although_a_thread_computes_on(processes):
+    failing = """process.END_SECONDS_MAX = 0.2
+    task = asyncio.create_task(asyncio.to_thread(time.sleep, 3600))
+    await asyncio.sleep(0.1)
+    raise RuntimeError("stuck")"""
+    process = start(processes, before=failing)
     assert process.wait(SECONDS_MAX) == EXIT_FAILURE

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import asyncpg
 import pytest
 
 from services.ingester import store, take, watch
-from services.ingester.inbox import fingerprint
+from services.ingester.inbox import fingerprint, scan
 from services.ingester.paths import MARK_FILE
 from services.ingester.settings import IngesterSettings
 from services.ingester.signals import Closed, Signal
@@ -458,3 +459,14 @@ async def test_file_whose_storing_failed_for_no_known_reason_is_named_and_tried_
         arm(())
     skipped = [record.facts for record in caplog.records if record.getMessage() == "file_skipped"]
     assert skipped == [{"path": "inbox:a.md", "reason": "cannot be stored: intake.version_written"}]
+
+
+async def test_inbox_that_is_not_listed_is_told_of(pool, tmp_path, monkeypatch):
+    """A folder whose server is gone answers nobody, not even with an error."""
+    release = threading.Event()
+    monkeypatch.setattr(watch, "LISTING_SECONDS_MAX", 0.0)
+    monkeypatch.setattr(watch, "scan", lambda root: release.wait(60) and scan(root))
+    async with watching(pool, tmp_path) as watcher:
+        assert "has not been listed for 0 s" in (watcher.note or "")
+        release.set()
+        await until(lambda: asyncio.sleep(0, watcher.note is None))

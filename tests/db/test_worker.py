@@ -14,7 +14,7 @@ from shared.listener import Listener
 from shared.queue import Job
 from shared.settings import WorkerSettings
 from shared.telemetry import Event
-from shared.worker import Slot, Worker
+from shared.worker import Slot, Worker, WorkStuck
 from tests.factories import LEASE, make_collection
 from tests.proxy import proxied
 from tests.waiting import SECONDS_MAX, until
@@ -228,6 +228,18 @@ async def test_lost_lease_stops_the_work_and_writes_nothing(url, pool, owner):
         await until(lambda: pool.fetchval("SELECT count(*) = 1 FROM lease"))
         await owner.execute("UPDATE lease SET deadline_at = now()")
         await until(lambda: asyncio.sleep(0, len(recorder.seen) >= 2))  # swept, and claimed again
+    assert recorder.done == []
+
+
+async def test_work_beyond_its_deadline_ends_the_worker(url, pool):
+    """What computes in a thread cannot be stopped, and would make every later job wait behind it until it is buried."""
+    recorder = Recorder(pool, lambda _jobs: asyncio.Event().wait())
+    working_on = working(url, pool, Slot("one", "ingest", recorder), lease_seconds=0.6, lease_deadline_seconds=1)
+    worker, _ = await working_on.__aenter__()
+    await enqueue(pool)
+    await until(lambda: asyncio.sleep(0, worker._stopping.is_set()))
+    with pytest.raises(WorkStuck, match="did not end within 1 s"):
+        await working_on.__aexit__(None, None, None)
     assert recorder.done == []
 
 

@@ -255,4 +255,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "        pass\n",
         f"{SCANNING}::test_scan_whose_lease_is_lost_writes_nothing_more",
     ),
+    mutant(
+        "inbox: one that does not answer is told of",
+        WATCH,
+        "            self._listing_since = time.monotonic()\n",
+        "            self._listing_since = None\n",
+        f"{WATCHING}::test_inbox_that_is_not_listed_is_told_of",
+        hangs=True,
+    ),
 )

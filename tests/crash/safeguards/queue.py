@@ -3,6 +3,7 @@
 from tests.crash.safeguards.mutant import Edit, Mutant, mutant
 
 SQL, VERBS, LOOP, LISTENER = "shared/queue.sql", "shared/queue.py", "shared/worker.py", "shared/listener.py"
+PROCESS, STOPPING = "shared/process.py", "tests/db/test_stopping.py"
 QUEUE, WORKER, OUTAGES = "tests/db/test_queue.py", "tests/db/test_worker.py", "tests/db/test_outages.py"
 ZOMBIE = f"{QUEUE}::test_zombie_writes_nothing"
 
@@ -362,6 +363,46 @@ MUTANTS = (
         "await asyncio.wait([*background, *slots, stopping], return_when=asyncio.FIRST_COMPLETED)",
         "await asyncio.wait([stopping], return_when=asyncio.FIRST_COMPLETED)",
         f"{WORKER}::test_loop_that_ends_by_itself_ends_the_worker",
+        hangs=True,
+    ),
+    mutant(
+        "stop: work beyond its deadline ends the process",
+        LOOP,
+        "            if time.monotonic() - started >= self._deadline.total_seconds():\n",
+        "            if time.monotonic() < started:\n",
+        f"{WORKER}::test_work_beyond_its_deadline_ends_the_worker",
+        hangs=True,
+    ),
+    mutant(
+        "stop: a process whose event loop hangs ends itself",
+        PROCESS,
+        "            if looks * LOOK_SECONDS >= TURN_SECONDS_MAX:\n",
+        "            if looks < 0:\n",
+        f"{STOPPING}::test_process_whose_loop_hangs_ends_itself_and_says_where",
+        hangs=True,
+    ),
+    Mutant(
+        "stop: a process that was frozen is not taken for one that hangs",
+        (
+            Edit(PROCESS, "        looks = 0\n", "        looks, asked_at = 0, time.monotonic()\n"),
+            Edit(PROCESS, "            if looks * LOOK_SECONDS >=", "            if time.monotonic() - asked_at >="),
+        ),
+        (f"{STOPPING}::test_process_that_was_frozen_as_a_whole_has_not_hung",),
+    ),
+    mutant(
+        "stop: an error ends a process although a thread computes on",
+        PROCESS,
+        "        _end_within(END_SECONDS_MAX, EXIT_UNAVAILABLE if isinstance(error, DatabaseUnavailable) else EXIT_FAILURE)\n",
+        "        logging.getLogger().debug(error)\n",
+        f"{STOPPING}::test_error_ends_a_process_although_a_thread_computes_on",
+        hangs=True,
+    ),
+    mutant(
+        "embedded: a server that has ended is started again",
+        "shared/embedded.py",
+        "            if _is_running(server.pgdata):\n                pause",
+        "            if True:\n                pause",
+        "tests/crash/test_embedded.py::test_server_that_is_killed_is_started_again",
         hangs=True,
     ),
 )

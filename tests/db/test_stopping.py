@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -145,18 +144,6 @@ def test_process_whose_loop_hangs_ends_itself_and_says_where(processes):
     assert process.returncode == EXIT_FAILURE
     assert "process_failed" in said
     assert "in main" in said  # where every thread was
-
-
-def test_process_that_was_frozen_as_a_whole_has_not_hung(processes):
-    process = start(processes, before="process.TURN_SECONDS_MAX = 2; process.LOOK_SECONDS = 0.1")
-    read_until(process, "begun")
-    process.send_signal(signal.SIGSTOP)
-    # However long it stood still by the clock: it has to look twenty times, and is not given the time.
-    time.sleep(3)
-    process.send_signal(signal.SIGCONT)
-    process.send_signal(signal.SIGTERM)
-    read_until(process, "done")
-    assert process.wait(SECONDS_MAX) == EXIT_OK
 
 
 def test_error_ends_a_process_although_a_thread_computes_on(processes):

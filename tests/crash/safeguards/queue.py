@@ -381,14 +381,6 @@ MUTANTS = (
         f"{STOPPING}::test_process_whose_loop_hangs_ends_itself_and_says_where",
         hangs=True,
     ),
-    Mutant(
-        "stop: a process that was frozen is not taken for one that hangs",
-        (
-            Edit(PROCESS, "        looks = 0\n", "        looks, asked_at = 0, time.monotonic()\n"),
-            Edit(PROCESS, "            if looks * LOOK_SECONDS >=", "            if time.monotonic() - asked_at >="),
-        ),
-        (f"{STOPPING}::test_process_that_was_frozen_as_a_whole_has_not_hung",),
-    ),
     mutant(
         "stop: an error ends a process although a thread computes on",
         PROCESS,

@@ -95,6 +95,7 @@ async def fill_data(report: Report, options: Options, *, times: int) -> None:
                     await part.drop(3)
                     await part.until_ready(PATIENCE_SECONDS)
                     for number in range(times):
+                        part.read_on()
                         filler = fill(disk, dice.randrange(ROOM_BYTES_MAX))
                         try:
                             await part.drop(FILES)
@@ -114,6 +115,7 @@ async def fill_scratch(report: Report, options: Options, *, seconds: float) -> N
             part = _Part(system, report, options)
             await part.drop(1)
             await part.until_ready(PATIENCE_SECONDS)
+            part.read_on()
             filler = fill(disk)
             try:
                 await part.drop(FILES)
@@ -180,6 +182,7 @@ class _Part:
         self._options = options
         self._dice = options.dice("texts")
         self._number = 0
+        self._read: dict[str, int] = {}
 
     async def drop(self, count: int) -> None:
         """Drop files that need room, and little work: most of each is a comment."""
@@ -191,22 +194,24 @@ class _Part:
                 f"<html><body>{text}{comment}</body></html>\n"
             )
 
+    def read_on(self) -> None:
+        """Take what the logs tell so far for read: it is of another time."""
+        self._read = {path.name: path.stat().st_size for path in self._system.folder.glob("*.log")}
+
     async def until_seen(self, name: str) -> None:
         """Wait until a log tells the cause."""
-        sizes = getattr(self, "_read", {})
         started = time.monotonic()
 
         async def is_told() -> bool:
             for path in self._system.folder.glob("*.log"):
                 with path.open(encoding="utf-8", errors="replace") as log:
-                    log.seek(sizes.get(path.name, 0))
+                    log.seek(self._read.get(path.name, 0))
                     if _WORDS in log.read():
                         return True
             return False
 
         await self._system.wait(is_told, PATIENCE_SECONDS, f"{name}: no log tells why nothing goes on")
         self._report.figures[f"{name}: cause in a log after (s)"] = round(time.monotonic() - started, 1)
-        self._read = {path.name: path.stat().st_size for path in self._system.folder.glob("*.log")}
 
     async def is_in_health(self) -> bool:
         query: Member = self._system.members["query"]

@@ -71,6 +71,8 @@ class Failpoint(Enum):
     PARSING_COMMITTED = "ingest.parsing_committed", "a version is being parsed; nothing of it is read"
     BLOB_READ = "ingest.blob_read", "the original was read; the parser has not seen it"
     HEAD_PARSED = "ingest.head_parsed", "the parser has told what the file is; no chunk is stored"
+    ATTACHMENT_STORED = "ingest.attachment_stored", "the bytes of an attachment are stored; no document has them"
+    ATTACHMENTS_WRITTEN = "ingest.attachments_written", "a mail's attachments are documents, before the commit"
     CHUNKS_WRITTEN = "ingest.chunks_written", "chunks are staged, before the commit"
     CHUNKS_COMMITTED = "ingest.chunks_committed", "chunks are staged, and more may come"
     STAGING_WRITTEN = "ingest.staging_written", "a version is staged and its texts have jobs, before the commit"

@@ -13,10 +13,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from typing import TypeVar
 
 import asyncpg
 
-from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Connection, Pool, Session, retry_conflicts
+from shared.database import (
+    COMMAND_TIMEOUT_SECONDS,
+    CONFLICT_ERRORS,
+    CONNECTION_ERRORS,
+    Connection,
+    Pool,
+    Session,
+    retry_conflicts,
+)
 from shared.errors import ConfigError
 from shared.failpoints import Failpoint, reach
 from shared.publication import CHUNKS_PER_RANK, VersionKey, add_event
@@ -30,8 +39,14 @@ BLOB_AGE_MIN = timedelta(hours=1)
 ENDED_VERSION_AGE_MIN = timedelta(days=1)
 REQUEST_AGE_MIN = timedelta(days=30)
 SWEEP_ROWS_MAX = 500
+# Of blobs: what is swept in good time on a machine that is busy, else the sweep would be cancelled again and again.
+SWEEP_PARTS_MAX = 256
 # A document of a hundred thousand chunks, or many originals, on a slow disk.
 DELETE_SECONDS_MAX = 120.0
+# To compare stored bytes with those of a known sum, or to remove them. On two cores under a load of ten 256 MiB took 10 s.
+STORED_BYTES_PER_SECOND_MIN = 4 * 1024**2
+CONTENT_ATTEMPTS_MAX = 4
+T = TypeVar("T")
 
 _ENSURE_MODEL = STATEMENTS["ensure_model"]
 _CORRECT_DIMENSION = STATEMENTS["correct_dimension"]
@@ -50,6 +65,8 @@ _HAS_BYTES = STATEMENTS["has_bytes"]
 _IS_TOMBSTONED = STATEMENTS["is_tombstoned"]
 _CREATE_VERSION = STATEMENTS["create_version"]
 _RENAME = STATEMENTS["rename_document"]
+_MOVE_ATTACHMENTS = STATEMENTS["move_attachments"]
+_MOVE_TOMBSTONES = STATEMENTS["move_tombstones"]
 _DELETE = STATEMENTS["delete_documents"]
 _CLEAR_TOMBSTONES = STATEMENTS["clear_tombstones"]
 _LINK_REQUESTED = STATEMENTS["link_requested_document"]
@@ -165,9 +182,13 @@ async def store_bytes(conn: Session, pieces: AsyncIterator[bytes]) -> StoredByte
     except BaseException:
         # What cannot be removed now is swept by its age.
         with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
-            await asyncio.shield(conn.execute(_DELETE_BLOB, blob_id))
+            await asyncio.shield(conn.execute(_DELETE_BLOB, blob_id, timeout=_patience_seconds(file_bytes)))
         raise
     return StoredBytes(blob_id, digest.digest(), file_bytes)
+
+
+def _patience_seconds(file_bytes: int) -> float:
+    return COMMAND_TIMEOUT_SECONDS + file_bytes / STORED_BYTES_PER_SECOND_MIN
 
 
 async def has_bytes(conn: Session, collection_id: int, source_uri: str, sha256: bytes, *, even_failed: bool) -> bool:
@@ -179,9 +200,10 @@ async def has_bytes(conn: Session, collection_id: int, source_uri: str, sha256: 
     return known
 
 
-async def discard_bytes(conn: Session, stored: StoredBytes) -> None:
+async def discard_bytes(conn: Session, *unwanted: StoredBytes) -> None:
     """Remove bytes that turned out not to be wanted."""
-    await conn.execute(_DELETE_BLOB, stored.blob_id)
+    for stored in unwanted:
+        await conn.execute(_DELETE_BLOB, stored.blob_id, timeout=_patience_seconds(stored.file_bytes))
 
 
 async def add_version(
@@ -222,33 +244,32 @@ async def add_version(
             if is_moved:
                 await reach(Failpoint.DOCUMENT_RENAMED)
             document_id: int = await conn.fetchval(_LOCK_DOCUMENT, collection_id, source_uri)
+            if is_moved:
+                await conn.execute(_MOVE_TOMBSTONES, collection_id, moved_from, source_uri)
+                await _move_attachments(conn, collection_id, document_id, context, job_context)
             # Looked at under the lock: a deletion between a look and the lock would be undone.
-            if not ignores_tombstones and await conn.fetchval(_IS_TOMBSTONED, collection_id, source_uri, stored.sha256):
+            if not ignores_tombstones and await is_tombstoned(conn, collection_id, source_uri, stored.sha256):
                 raise _Tombstoned
-            newest = await conn.fetchrow(_NEWEST_VERSION, collection_id, document_id)
-            is_same = newest is not None and newest["sha256"] == stored.sha256
-            is_retry = newest is not None and is_same and retries_failed and newest["state"] == "failed"
-            if newest is not None and is_same and not is_moved and not is_retry:
-                await conn.execute(_DELETE_BLOB, stored.blob_id)
-                await _link(conn, requested, collection_id, document_id, newest["id"])
-                return Intake(Arrival.UNCHANGED, collection_id, document_id, newest["id"], newest["state"])
-            version_id: int = await conn.fetchval(
-                _CREATE_VERSION,
+            intake = await settle_bytes(
+                conn,
                 collection_id,
                 document_id,
-                *(stored.blob_id, stored.sha256, stored.file_bytes),
-                *(burst_place, detected_ago, is_retry),
-                *(context.traceparent, job_context.traceparent, context.tracestate),
-                CHUNKS_PER_RANK,
+                stored,
+                burst_place=burst_place,
+                detected_ago=detected_ago,
+                is_moved=is_moved,
+                retries_failed=retries_failed,
+                context=context,
+                job_context=job_context,
             )
-            key = VersionKey(collection_id, version_id)
-            await add_event(conn, key, document_id, "intake", "queued", detail={"bytes": stored.file_bytes})
-            await _link(conn, requested, collection_id, document_id, version_id)
-            await reach(Failpoint.VERSION_WRITTEN)
-            return Intake(Arrival.NEW_VERSION, collection_id, document_id, version_id)
+            assert intake.version_id is not None
+            await _link(conn, requested, collection_id, document_id, intake.version_id)
+            if intake.arrival is Arrival.NEW_VERSION:
+                await reach(Failpoint.VERSION_WRITTEN)
+            return intake
 
     try:
-        intake = await retry_conflicts(lambda: _once_per_content(once))
+        intake = await retry_conflicts(lambda: once_per_content(once))
     except _Tombstoned:
         await discard_bytes(pool, stored)
         return Intake(Arrival.TOMBSTONED, collection_id, 0, None)
@@ -259,11 +280,69 @@ async def add_version(
     return intake
 
 
-async def _once_per_content(work: Callable[[], Awaitable[Intake]]) -> Intake:
-    try:
-        return await work()
-    except asyncpg.UniqueViolationError:  # the same content was completed by somebody else meanwhile
-        return await work()
+async def is_tombstoned(conn: Connection, collection_id: int, source_uri: str, sha256: bytes) -> bool:
+    """Whether these bytes under this name were deleted on purpose. Transaction: the caller's, which holds the document."""
+    is_dead: bool = await conn.fetchval(_IS_TOMBSTONED, collection_id, source_uri, sha256)
+    return is_dead
+
+
+async def settle_bytes(
+    conn: Connection,
+    collection_id: int,
+    document_id: int,
+    stored: StoredBytes,
+    *,
+    burst_place: int,
+    detected_ago: timedelta,
+    is_moved: bool,
+    retries_failed: bool,
+    context: TraceContext,
+    job_context: TraceContext,
+) -> Intake:
+    """Make stored bytes the newest version of a document with its job, or drop them when it has just these.
+
+    Transaction: the caller's, which has opened the collection and holds the document's lock.
+    """
+    newest = await conn.fetchrow(_NEWEST_VERSION, collection_id, document_id)
+    is_same = newest is not None and newest["sha256"] == stored.sha256
+    is_retry = newest is not None and is_same and retries_failed and newest["state"] == "failed"
+    if newest is not None and is_same and not is_moved and not is_retry:
+        await conn.execute(_DELETE_BLOB, stored.blob_id, timeout=_patience_seconds(stored.file_bytes))
+        return Intake(Arrival.UNCHANGED, collection_id, document_id, newest["id"], newest["state"])
+    version_id: int = await conn.fetchval(
+        _CREATE_VERSION,
+        collection_id,
+        document_id,
+        *(stored.blob_id, stored.sha256, stored.file_bytes),
+        *(burst_place, detected_ago, is_retry),
+        *(context.traceparent, job_context.traceparent, context.tracestate),
+        CHUNKS_PER_RANK,
+        timeout=_patience_seconds(stored.file_bytes),
+    )
+    key = VersionKey(collection_id, version_id)
+    await add_event(conn, key, document_id, "intake", "queued", detail={"bytes": stored.file_bytes})
+    return Intake(Arrival.NEW_VERSION, collection_id, document_id, version_id)
+
+
+async def _move_attachments(
+    conn: Connection, collection_id: int, document_id: int, context: TraceContext, job_context: TraceContext
+) -> None:
+    """Let what a renamed document holds follow it."""
+    traces = (context.traceparent, job_context.traceparent, context.tracestate)
+    for moved in await conn.fetch(_MOVE_ATTACHMENTS, collection_id, document_id, *traces):
+        key = VersionKey(collection_id, moved["version_id"])
+        await add_event(conn, key, moved["document_id"], "intake", "queued")
+
+
+async def once_per_content(work: Callable[[], Awaitable[T]]) -> T:
+    """Run a transaction again while others complete the same content before it.
+
+    Raises: the conflict of the last attempt.
+    """
+    for _ in range(CONTENT_ATTEMPTS_MAX - 1):
+        with contextlib.suppress(asyncpg.UniqueViolationError):
+            return await work()
+    return await work()
 
 
 async def _hold(conn: Connection, requested: RequestedFile | None) -> None:
@@ -322,5 +401,5 @@ async def delete_documents(pool: Pool, collection_id: int, source_uris: Sequence
 async def sweep_storage(conn: Session) -> None:
     """Remove ended versions, bytes that no version names any more and old requests, a bounded number at a time."""
     await conn.fetch(_SWEEP_VERSIONS, ENDED_VERSION_AGE_MIN, SWEEP_ROWS_MAX, timeout=DELETE_SECONDS_MAX)
-    await conn.fetch(_SWEEP_BLOBS, BLOB_AGE_MIN, SWEEP_ROWS_MAX, timeout=DELETE_SECONDS_MAX)
+    await conn.fetch(_SWEEP_BLOBS, BLOB_AGE_MIN, SWEEP_ROWS_MAX, SWEEP_PARTS_MAX, timeout=DELETE_SECONDS_MAX)
     await conn.execute(_PRUNE_REQUESTS, REQUEST_AGE_MIN, SWEEP_ROWS_MAX, timeout=DELETE_SECONDS_MAX)

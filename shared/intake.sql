@@ -73,19 +73,25 @@ DELETE FROM blob
 WHERE id = $1::bigint
 
 -- name: sweep_blobs
--- Remove up to $2 blobs older than $1 that no version names. A version made meanwhile fails on its foreign key and tries again.
--- $1 age interval · $2 limit int
+-- Remove up to $2 blobs older than $1 that no version names, as many as begin within their first $3 parts: each
+-- part takes 8 ms and more. A version made meanwhile fails on its foreign key and tries again.
+-- $1 age interval · $2 limit int · $3 parts bigint
 -- Rows: 0..$2.
-DELETE FROM blob
-WHERE id IN (
-  SELECT b.id
+WITH nobodys AS MATERIALIZED (
+  SELECT b.id, b.created_at
   FROM blob AS b
   WHERE b.created_at < now() - $1::interval
     AND NOT EXISTS (SELECT 1 FROM document_version AS v WHERE v.blob_id = b.id)
   ORDER BY b.created_at
   LIMIT $2::integer
   FOR UPDATE SKIP LOCKED
+), counted AS (
+  SELECT n.id, sum(parts.count) OVER (ORDER BY n.created_at, n.id) - parts.count AS parts_before
+  FROM nobodys AS n
+  CROSS JOIN LATERAL (SELECT count(*) AS count FROM blob_part AS p WHERE p.blob_id = n.id) AS parts
 )
+DELETE FROM blob
+WHERE id IN (SELECT c.id FROM counted AS c WHERE c.parts_before < $3::bigint)
 RETURNING id
 
 -- name: sweep_ended_versions
@@ -178,6 +184,27 @@ WHERE collection_id = $1::integer AND source_uri = $2::text
   AND NOT EXISTS (SELECT 1 FROM document AS taken WHERE taken.collection_id = $1::integer AND taken.source_uri = $3::text)
 RETURNING id
 
+-- name: move_attachments
+-- Name what document $2 holds after it, however deep, and let each be read once more under its new name.
+-- $1 collection_id int · $2 document_id bigint · $3 traceparent text · $4 job_traceparent text · $5 tracestate text
+-- Rows: 0..n.
+SELECT document_id, version_id
+FROM move_attachments($1::integer, $2::bigint, $3::text, $4::text, $5::text)
+
+-- name: move_tombstones
+-- What was deleted on purpose of the file that was $2 stays deleted now that it is $3.
+-- $1 collection_id int · $2 source_uri text · $3 new_source_uri text
+-- Rows: none.
+WITH moved AS (
+  DELETE FROM tombstone
+  WHERE collection_id = $1::integer AND strpos(source_uri, '//') > 0 AND split_part(source_uri, '//', 1) = $2::text
+  RETURNING source_uri, sha256, created_at
+)
+INSERT INTO tombstone (collection_id, source_uri, sha256, created_at)
+SELECT $1::integer, $3::text || substr(source_uri, length($2::text) + 1), sha256, created_at
+FROM moved
+ON CONFLICT DO NOTHING
+
 -- name: delete_documents
 -- Remove the documents of sources $2 with everything that hangs on them.
 -- $1 collection_id int · $2 source_uris text[]
@@ -195,11 +222,12 @@ WHERE d.collection_id = $1::integer AND d.id = doomed.id
 RETURNING d.id, d.source_uri
 
 -- name: clear_tombstones
--- The files are gone: if they come back, that is on purpose too.
+-- The files are gone: if they come back, that is on purpose too, with all that is attached to them.
 -- $1 collection_id int · $2 source_uris text[]
 -- Rows: none.
 DELETE FROM tombstone
-WHERE collection_id = $1::integer AND source_uri = ANY ($2::text[])
+WHERE collection_id = $1::integer
+  AND (source_uri = ANY ($2::text[]) OR (strpos(source_uri, '//') > 0 AND split_part(source_uri, '//', 1) = ANY ($2::text[])))
 
 -- name: link_requested_document
 -- Say that version $4 is what became of file $5 of request $1, and make the request when this is its first file.

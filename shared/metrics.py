@@ -37,11 +37,25 @@ BATCH_SIZE = Measure("askbox.job.batch.size", "{job}", "Jobs of one lease, by st
 EMBEDDED_TEXTS = Measure("askbox.embedded.texts", "{text}", "Distinct texts of documents that got a vector.")
 EMBEDDED_TOKENS = Measure("askbox.embedded.tokens", "{token}", "Tokens of these texts.")
 VERSIONS = Measure("askbox.versions", "{version}", "Versions of documents that became ready or failed.")
+EVENTS_DROPPED = Measure(
+    "askbox.inbox.events.dropped",
+    "{overflow}",
+    "How often more files changed at once than events are kept; a scan finds them.",
+)
 TIME_TO_READY = Measure("askbox.version.time_to_ready", "s", "From the appearance of a file until questions find it.")
 # What ingesters and embedders measure, and totals keep.
 OF_WORKERS = {
     measure.name: measure
-    for measure in (JOBS, JOB_DURATION, BATCH_SIZE, EMBEDDED_TEXTS, EMBEDDED_TOKENS, VERSIONS, TIME_TO_READY)
+    for measure in (
+        JOBS,
+        JOB_DURATION,
+        BATCH_SIZE,
+        EMBEDDED_TEXTS,
+        EMBEDDED_TOKENS,
+        VERSIONS,
+        TIME_TO_READY,
+        EVENTS_DROPPED,
+    )
 }
 
 QUESTION_DURATION = Measure("askbox.question.duration", "s", "From a question to the end of its answer, by outcome.")
@@ -71,6 +85,7 @@ _embedded_texts = _counter(EMBEDDED_TEXTS)
 _embedded_tokens = _counter(EMBEDDED_TOKENS)
 _versions = _counter(VERSIONS)
 _time_to_ready = _histogram(TIME_TO_READY)
+_events_dropped = _counter(EVENTS_DROPPED)
 _question_duration = _histogram(QUESTION_DURATION)
 _question_tokens = _counter(QUESTION_TOKENS)
 _retrieval_duration = _histogram(RETRIEVAL_DURATION)
@@ -99,6 +114,11 @@ def count_version_ready(seconds: float) -> None:
 def count_versions_failed(count: int) -> None:
     """Count versions that ended with a reason."""
     _versions.add(count, {"state": "failed"})
+
+
+def count_events_dropped() -> None:
+    """Count that file-system events were dropped, however many."""
+    _events_dropped.add(1)
 
 
 def count_question(outcome: QuestionOutcome, seconds: float) -> None:

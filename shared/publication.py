@@ -29,6 +29,7 @@ from shared.text import one_line, storable
 STATEMENTS = load_statements("shared", "publication.sql")
 # rank = (ordinal + place in the burst) / 32: every document's first batch comes before anyone's second.
 CHUNKS_PER_RANK = 32
+ORDINAL_MAX = 2**31 - 1
 SWEEP_VERSIONS_MAX = 500
 PUBLISH_ATTEMPTS_MAX = 3
 # A version of a hundred thousand chunks takes longer than other statements may.
@@ -190,7 +191,7 @@ async def _ask(
         return Answer.WAITING, None
     if await conn.fetchval(_COUNT_MISSING, *ids, model_id):
         # The texts were pruned, or their jobs removed as vanished: a lost wake-up with no job. Repair it.
-        await conn.fetch(_INSERT_JOBS, *ids, model_id, CHUNKS_PER_RANK)
+        await conn.fetch(_INSERT_JOBS, *ids, model_id, CHUNKS_PER_RANK, 0, ORDINAL_MAX, timeout=PUBLISH_SECONDS_MAX)
         return Answer.WAITING, None
     return Answer.PUBLISHED, await _publish(conn, key, version, started)
 
@@ -272,16 +273,18 @@ async def delete_staged_chunks(conn: Connection, key: VersionKey) -> None:
     await conn.execute(_DELETE_STAGED, key.collection_id, key.version_id)
 
 
-async def insert_embed_jobs(conn: Connection, key: VersionKey, model_id: int) -> int:
+async def insert_embed_jobs(
+    conn: Connection, key: VersionKey, model_id: int, *, first_ordinal: int = 0, last_ordinal: int = ORDINAL_MAX
+) -> int:
     """Make the jobs of a version's texts without a vector, hurry those that exist, and return how many are new.
 
+    A long version is done in parts: the texts of 300,000 chunks took longer than a lease lasts.
     Transaction: the caller's, which must commit before it calls `ask`.
     """
     await conn.execute(_FORGET_DEAD, key.collection_id, key.version_id, model_id)
-    new = await conn.fetch(
-        _INSERT_JOBS, key.collection_id, key.version_id, model_id, CHUNKS_PER_RANK, timeout=PUBLISH_SECONDS_MAX
-    )
-    await conn.fetch(_ADVANCE_JOBS, key.collection_id, key.version_id, model_id, CHUNKS_PER_RANK)
+    wanted = (key.collection_id, key.version_id, model_id, CHUNKS_PER_RANK, first_ordinal, last_ordinal)
+    new = await conn.fetch(_INSERT_JOBS, *wanted)
+    await conn.fetch(_ADVANCE_JOBS, *wanted)
     return len(new)
 
 

@@ -214,10 +214,17 @@ async def register_worker(conn: Session, *, kind: str, host: str, pid: int) -> i
 
 
 async def touch_worker(
-    conn: Session, worker_id: int, *, is_listening: bool, note: str | None, is_hindered: bool = False
+    conn: Session,
+    worker_id: int,
+    *,
+    is_listening: bool,
+    note: str | None,
+    is_hindered: bool = False,
+    waiting_file_count: int = 0,
 ) -> bool:
-    """Say that a worker lives, and whether its note keeps it from its work; False when its row is gone."""
-    touched = await conn.fetchval(_TOUCH, worker_id, is_listening, note, is_hindered, timeout=TOUCH_TIMEOUT_SECONDS)
+    """Say that a worker lives, whether its note keeps it from its work, and how many files wait for it; False when its row is gone."""
+    facts = (is_listening, note, is_hindered, waiting_file_count)
+    touched = await conn.fetchval(_TOUCH, worker_id, *facts, timeout=TOUCH_TIMEOUT_SECONDS)
     return touched is not None
 
 

@@ -181,11 +181,12 @@ VALUES ($1::text, $2::text, $3::integer)
 RETURNING id
 
 -- name: touch_worker
--- Say that worker $1 lives, whether its listener hears, and whether what it notes keeps it from its work.
--- $1 worker_id bigint · $2 is_listening boolean · $3 note text · $4 is_hindered boolean
+-- Say that worker $1 lives, whether its listener hears, whether what it notes keeps it from its work, and how many files wait for it.
+-- $1 worker_id bigint · $2 is_listening boolean · $3 note text · $4 is_hindered boolean · $5 waiting_file_count int
 -- Rows: 0 = forgotten, register again.
 UPDATE worker
-SET last_seen_at = now(), is_listening = $2::boolean, note = $3::text, is_hindered = $4::boolean
+SET last_seen_at = now(), is_listening = $2::boolean, note = $3::text, is_hindered = $4::boolean,
+  waiting_file_count = $5::integer
 WHERE id = $1::bigint
 RETURNING id
 

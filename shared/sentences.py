@@ -1,6 +1,7 @@
 """Where sentences end; pure, linear in the length of the text."""
 
 import re
+from collections.abc import Iterator
 
 # A full stop, question or exclamation mark with closing quotes, then white space and what can begin a sentence;
 # or the full-width marks, which need no space; or an empty line.
@@ -15,13 +16,12 @@ _ABBREVIATION = re.compile(
 _LOOK_BACK = 12
 
 
-def sentence_spans(text: str) -> list[tuple[int, int]]:
+def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
     """Split a text into sentences.
 
     Shape: spans (start, end) without white space at their ends; they do not overlap, and nothing but white space lies between.
     Order: as in the text.
     """
-    spans: list[tuple[int, int]] = []
     start = 0
     for mark in _END.finditer(text):
         end = mark.end()
@@ -29,16 +29,15 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
             text, max(start, mark.start() - _LOOK_BACK), mark.start()
         ):
             continue
-        _add(spans, text, start, end)
+        yield from _trimmed(text, start, end)
         start = end
-    _add(spans, text, start, len(text))
-    return spans
+    yield from _trimmed(text, start, len(text))
 
 
-def _add(spans: list[tuple[int, int]], text: str, start: int, end: int) -> None:
+def _trimmed(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     while start < end and text[start].isspace():
         start += 1
     while end > start and text[end - 1].isspace():
         end -= 1
     if start < end:
-        spans.append((start, end))
+        yield start, end

@@ -105,6 +105,7 @@ class Worker:
         sweepers: Sequence[Callable[[], Awaitable[object]]] = (),
         note: Callable[[], str | None] = lambda: None,
         hindrance: Callable[[], str | None] = lambda: None,
+        waiting_file_count: Callable[[], int] = lambda: 0,
     ) -> None:
         self._kind = kind
         self._pool = pool
@@ -114,6 +115,7 @@ class Worker:
         self._sweepers = sweepers
         self._note = note
         self._hindrance = hindrance
+        self._waiting_file_count = waiting_file_count
         self._lease = timedelta(seconds=settings.lease_seconds)
         self._deadline = timedelta(seconds=settings.lease_deadline_seconds)
         self._stopping = asyncio.Event()
@@ -395,6 +397,7 @@ class Worker:
                     is_listening=self._listener.is_listening,
                     note=hindrance or self._note(),
                     is_hindered=hindrance is not None,
+                    waiting_file_count=self._waiting_file_count(),
                 ):
                     self.id = await self._register()
             except (*CONNECTION_ERRORS, *CONFLICT_ERRORS) as error:

@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 import numpy as np
 
-from services.ingester.chunking import Chunk
+from services.ingester.chunking import Chunk, Limits, chunk_document
+from services.ingester.parsing.blocks import ParsedDocument
 from services.ingester.sandbox import ParsedHead
 from services.ingester.store import begin_parsing, finish_staging, stage_chunks
 from shared import intake, queue
@@ -83,6 +85,11 @@ def make_chunks(texts: Sequence[str], *, prefix: str = "") -> list[Chunk]:
     return chunks
 
 
+def chunks_of(document: ParsedDocument, *, tokens_target: int = 24) -> list[Chunk]:
+    tokenizer = CountingTokenizer()
+    return list(chunk_document(document, tokenizer.count, Limits(tokens_target, tokenizer.tokens_max, 2)))
+
+
 async def claim(pool: asyncpg.Pool, stage: queue.Stage, *, batch_size: int = 64, worker_id: int = 1) -> list[Job]:
     return await queue.claim_jobs(pool, ClaimRule(stage, batch_size, LEASE, DEADLINE), worker_id=worker_id)
 
@@ -93,9 +100,17 @@ async def stage_version(
     *,
     source_uri: str = "inbox:note.md",
     collection: str = "default",
+    document: ParsedDocument | None = None,
     is_asked: bool = True,
 ) -> VersionKey:
-    """Let a file arrive and stage chunks for it, as the ingester does; `is_asked` false leaves out the `ask` behind it."""
+    """Let a file arrive and stage chunks for it, as the ingester does; `is_asked` false leaves out the `ask` behind it.
+
+    The chunks are the texts, or those of a parsed document.
+    """
+    chunks = make_chunks(texts) if document is None else chunks_of(document)
+    head = ParsedHead("text/plain", None, {}, 0)
+    if document is not None:
+        head = ParsedHead("text/plain", document.title, {}, 0, document.page_unit, document.line_unit)
     arrival = await arrive(pool, "\n".join(texts) + f"\n{source_uri}", source_uri=source_uri, collection=collection)
     assert arrival.arrival is Arrival.NEW_VERSION
     assert arrival.version_id is not None
@@ -105,16 +120,16 @@ async def stage_version(
     async with pool.acquire() as conn, conn.transaction():
         await queue.hold_lease(conn, job.lease_id)
         assert await begin_parsing(conn, key)
-        await stage_chunks(conn, key, make_chunks(texts), language="english", path_words="note")
+        await stage_chunks(conn, key, chunks, language="english", path_words="note")
         await queue.complete_jobs(conn, job.lease_id, [job.id])
-        await finish_staging(conn, key, ParsedHead("text/plain", None, {}, 0))
+        await finish_staging(conn, key, head)
         await insert_embed_jobs(conn, key, model_id)
     if is_asked:
         await ask(pool, key)
     return key
 
 
-async def publish_version(pool: asyncpg.Pool, texts: Sequence[str], **kwargs: str) -> VersionKey:
+async def publish_version(pool: asyncpg.Pool, texts: Sequence[str], **kwargs: Any) -> VersionKey:
     """Stage a version and embed its texts, so that it is live."""
     from services.embedder.embed import EmbedHandler
 

@@ -22,6 +22,13 @@ WHERE v.state = 'ready' AND d.live_version_id IS DISTINCT FROM v.id
 SELECT d.id FROM document AS d JOIN document_version AS v ON v.collection_id = d.collection_id AND v.document_id = d.id
 WHERE v.state = 'ready' AND v.id > d.live_version_id
 
+-- name: attachment_has_its_mail
+-- It is named after it, in its collection; and a file of its own is not named so.
+SELECT a.id FROM document AS a
+LEFT JOIN document AS m ON m.collection_id = a.collection_id AND m.id = a.parent_id
+WHERE (a.parent_id IS NOT NULL OR strpos(a.source_uri, '//') > 0)
+  AND (m.id IS NULL OR a.source_uri <> m.source_uri || '//' || split_part(a.source_uri, '//', -1))
+
 -- name: document_has_a_version
 SELECT d.id FROM document AS d
 WHERE NOT EXISTS (SELECT 1 FROM document_version AS v WHERE v.collection_id = d.collection_id AND v.document_id = d.id)
@@ -52,6 +59,10 @@ WHERE v.state = 'ready' GROUP BY v.collection_id, v.id, v.chunk_count HAVING cou
 -- name: position_is_as_long_as_its_text
 SELECT c.id FROM chunk_position AS p JOIN chunk AS c ON c.collection_id = p.collection_id AND c.id = p.chunk_id
 WHERE p.char_end - p.char_start <> length(c.text)
+
+-- name: lines_are_no_more_than_the_text_has
+SELECT c.id FROM chunk_position AS p JOIN chunk AS c ON c.collection_id = p.collection_id AND c.id = p.chunk_id
+WHERE cardinality(p.lines) > 1 + length(c.text) - length(replace(c.text, E'\n', ''))
 
 -- name: chunk_has_one_vector_of_its_model
 SELECT c.id FROM chunk AS c
@@ -129,7 +140,9 @@ WHERE v.state = 'embedding' AND v.embedding_at < now() - interval '60 seconds'
   )
 
 -- name: lease_is_swept_in_time
-SELECT l.id FROM lease AS l WHERE l.expires_at < now() - interval '60 seconds'
+-- Nobody sweeps while the server is away, and when it is back a doubtful lease waits until its worker had time to be seen.
+SELECT l.id FROM lease AS l
+WHERE l.expires_at < now() - interval '60 seconds' AND pg_postmaster_start_time() < now() - interval '20 seconds'
 
 -- name: leased_job_has_a_lease
 SELECT j.id FROM job AS j WHERE j.lease_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM lease AS l WHERE l.id = j.lease_id)

@@ -107,7 +107,7 @@ def _introduce(settings: ConsoleSettings, applied: list[str], speech: Speech) ->
     command = Path(sys.argv[0]).resolve()
     lines = [
         f"askbox {version('askbox')}",
-        f"  inbox      {settings.inbox.resolve()}   drop PDF, DOCX, HTML, .md or .txt files here; a sub-folder is a collection",
+        f"  inbox      {settings.inbox.resolve()}   drop documents here; a sub-folder is a collection",
         f"  questions  {_address(settings)}/query   API pages: {_address(settings)}/docs",
         f"  database   {where}" + (f" ({len(applied)} migrations applied)" if applied else ""),
         f"  model      {settings.embedding_model}, {settings.embedders} embedder{'s' if settings.embedders > 1 else ''}",

@@ -36,6 +36,8 @@ from shared.text import embedded_text, one_line, storable
 STATEMENTS = load_statements("services.embedder", "statements.sql")
 # A text that ten thousand documents share tells of this many of them; the others' traces have a gap there.
 SPANS_PER_BATCH_MAX = 128
+# A version of 300,000 chunks is published for minutes: what others wait for is published beside it.
+ASKING_MAX = 3
 _TEXTS = STATEMENTS["texts_to_embed"]
 _TRACES = STATEMENTS["traces_of_texts"]
 _INSERT = STATEMENTS["insert_embeddings"]
@@ -58,7 +60,7 @@ class EmbedHandler:
         self._pool = pool
         self._model = model
         self._model_id = model_id
-        self._asking: asyncio.Task[None] | None = None
+        self._asking: set[asyncio.Task[None]] = set()
         self._tokens_recorded = 0
 
     async def process(self, jobs: list[Job]) -> None:
@@ -96,9 +98,10 @@ class EmbedHandler:
             raise encoded.halted
 
     async def after(self, jobs: Sequence[Job]) -> None:
-        """Publish while the model computes the next batch; at most one batch of questions runs behind."""
-        await self.finish()
-        self._asking = asyncio.create_task(self._ask([job.text_hash for job in jobs if job.text_hash is not None]))
+        """Publish while the model computes the next batches; the questions of a few batches run behind."""
+        await self._await_asking(ASKING_MAX - 1)
+        hashes = [job.text_hash for job in jobs if job.text_hash is not None]
+        self._asking.add(asyncio.create_task(self._ask(hashes)))
 
     async def buried(self, jobs: Sequence[Job]) -> None:
         """Fail every version that waits for these texts."""
@@ -106,14 +109,22 @@ class EmbedHandler:
         await ask_all(self._pool, await versions_waiting_for_texts(self._pool, self._model_id, hashes))
 
     async def finish(self) -> None:
-        """Wait for the last publication; what it could not do, the sweep does."""
-        if self._asking is None:
-            return
-        try:
-            await asyncio.shield(self._asking)
-        except (*CONNECTION_ERRORS, *CONFLICT_ERRORS) as error:
-            log(Event.DATABASE_UNAVAILABLE, logging.WARNING, reason=one_line(str(error)) or type(error).__name__)
-        self._asking = None
+        """Wait for the last publications; what they could not do, the sweep does."""
+        await self._await_asking(0)
+
+    async def _await_asking(self, count_max: int) -> None:
+        """Wait until no more than so many publications run."""
+        while True:
+            for asking in [task for task in self._asking if task.done()]:
+                self._asking.remove(asking)
+                try:
+                    asking.result()
+                except (*CONNECTION_ERRORS, *CONFLICT_ERRORS) as error:
+                    reason = one_line(str(error)) or type(error).__name__
+                    log(Event.DATABASE_UNAVAILABLE, logging.WARNING, reason=reason)
+            if len(self._asking) <= count_max:
+                return
+            await asyncio.wait(self._asking, return_when=asyncio.FIRST_COMPLETED)
 
     async def _versions(self, hashes: Sequence[bytes]) -> list[tuple[TraceContext, Attributes]]:
         """Return the traces of the versions that want these texts: asked before the commit, which may publish them."""

@@ -1,6 +1,7 @@
 """Wire the ingester and run it: `python -m services.ingester`."""
 
 import asyncio
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -64,6 +65,7 @@ async def main() -> None:
             settings=settings,
             sweepers=[publication, totals, scans.fail_dead_scans],
             note=lambda: watcher.note,
+            waiting_file_count=lambda: watcher.waiting_count,
             slots=[
                 Slot("parse", "ingest", handler),
                 Slot("parse small", "ingest", handler, cost_max=SMALL_FILE_BYTES),
@@ -72,6 +74,7 @@ async def main() -> None:
         )
         await parsers.start()
         log(Event.PROCESS_STARTED, inbox=str(settings.inbox), walls=parsers.walls)
+        _tell_plugins(parsers)
         watching = asyncio.create_task(watcher.run())
         watching.add_done_callback(lambda _: worker.stop())
         try:
@@ -84,6 +87,15 @@ async def main() -> None:
             await asyncio.wait({watching}, timeout=WATCH_END_SECONDS_MAX)
             await parsers.stop()
     log(Event.PROCESS_STOPPED)
+
+
+def _tell_plugins(parsers: ParserPool) -> None:
+    for plugin in parsers.plugins:
+        name, distribution = plugin.name, plugin.distribution
+        if plugin.problem is None:
+            log(Event.PLUGIN_LOADED, plugin=name, distribution=distribution, reads=plugin.media_types)
+        else:
+            log(Event.PLUGIN_REFUSED, logging.ERROR, plugin=name, distribution=distribution, reason=plugin.problem)
 
 
 async def _find_model(pool: Pool, name: str) -> int | None:

@@ -2,11 +2,12 @@
 
 import errno
 import fcntl
+import functools
 import hashlib
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from shared.errors import AskboxError
 
 DEPTH_MAX = 64
 READ_BYTES = 1_048_576
+MOUNTS = Path("/proc/self/mountinfo")
+LOCAL_FILE_SYSTEMS = frozenset(["ext2", "ext3", "ext4", "f2fs", "tmpfs", "xfs"])
 
 
 class FileUnreadable(AskboxError):
@@ -54,12 +57,17 @@ class Listing:
     is_complete: bool = True
 
 
-def scan(root: Path) -> Listing:
-    """List the inbox, by stat only. `is_complete` is false when a folder could not be read."""
+def scan(root: Path, on_folder: Callable[[str], None] | None = None) -> Listing:
+    """List the inbox, by stat only. `is_complete` is false when a folder could not be read.
+
+    `on_folder` is called with each folder, with a slash behind it, before it is listed.
+    """
     listing = Listing()
     pending = [("", 0)]
     while pending:
         folder, depth = pending.pop()
+        if on_folder is not None:
+            on_folder(folder)
         try:
             with os.scandir(root / folder) as entries:
                 for entry in entries:
@@ -147,21 +155,41 @@ def is_open_for_writing(root: Path, relative: str) -> bool | None:
     Linux grants a read lease on a file only while it has no writer. The lease is given back at once; whoever opens the
     file in between waits for microseconds, and SIGIO, which tells us of that, is ignored by the watcher.
     """
-    if not hasattr(fcntl, "F_SETLEASE"):
-        return None
     try:
         descriptor = _open_below(root, relative)
     except OSError:
+        return None
+    try:
+        return _has_writer(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _has_writer(descriptor: int) -> bool | None:
+    if not hasattr(fcntl, "F_SETLEASE") or not _tells_of_writers(os.fstat(descriptor).st_dev):
         return None
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
         return True if error.errno == errno.EAGAIN else None
-    else:
+    return False
+
+
+@functools.lru_cache(maxsize=64)
+def _tells_of_writers(device: int) -> bool:
+    """Whether leases tell of writers on a file system; servers' refuse them for reasons of their own, with the same error."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
         return False
-    finally:
-        os.close(descriptor)
+    kinds = [
+        after.split()[0]
+        for before, _, after in (line.partition(" - ") for line in mounts)
+        if before.split()[2] == number
+    ]
+    return bool(kinds) and kinds[0] in LOCAL_FILE_SYSTEMS
 
 
 class WholeFile:
@@ -180,6 +208,10 @@ class WholeFile:
             os.close(self._descriptor)
             raise FileUnreadable(reason)
         self.fingerprint = Fingerprint.of(status)
+
+    def has_writer(self) -> bool:
+        """Whether the kernel says that somebody has the file open for writing."""
+        return _has_writer(self._descriptor) is True
 
     def close(self) -> None:
         """Close the file."""

@@ -1,4 +1,7 @@
-"""One claimed version → staged chunks: read the blob, parse in a child, stage in bounded transactions, ask."""
+"""One claimed version → staged chunks: read the blob, parse in a child, stage in bounded transactions, ask.
+
+What is attached to a mail is stored on the way and becomes documents of their own when the mail is staged.
+"""
 
 import asyncio
 import contextlib
@@ -10,16 +13,18 @@ from pathlib import Path
 from typing import IO
 
 from services.ingester import store
+from services.ingester.attachments import AttachmentStore, TakenAttachment, lock_holder, replace_attachments, tell
 from services.ingester.chunking import Chunk
 from services.ingester.language import text_search_configuration
 from services.ingester.paths import display_path
-from services.ingester.sandbox import ParsedHead, ParserPool
+from services.ingester.sandbox import AttachmentBegan, ParsedHead, ParserPool
 from services.ingester.store import VersionToParse
 from shared import conventions as names
 from shared import queue
-from shared.database import Pool, retry_conflicts
-from shared.errors import CorruptFile, ScratchUnavailable
+from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool, retry_conflicts
+from shared.errors import CorruptFile, ParserLimit, ScratchUnavailable
 from shared.failpoints import Failpoint, reach
+from shared.intake import once_per_content
 from shared.publication import (
     PublicationSweep,
     VersionKey,
@@ -33,6 +38,8 @@ from shared.spans import describe_current, end_send_span, span, start_send_span,
 from shared.telemetry import Event, log
 
 CHUNKS_PER_TRANSACTION = 500
+# Whose jobs are made in one transaction: while it lasts, the lease cannot be extended.
+JOB_CHUNKS_PER_TRANSACTION = 5000
 # How long a machine without room for a temporary file is left alone.
 SCRATCH_SECONDS = 5.0
 
@@ -57,13 +64,19 @@ class IngestHandler:
             return
         await reach(Failpoint.PARSING_COMMITTED)
         describe_current(version_attributes(version.collection_id, version.document_id, version.version_id))
-        with self._scratch_file() as file:
-            await self._read_blob(version, file)
-            await reach(Failpoint.BLOB_READ)
-            with span(names.PARSE, attributes={names.FILE_BYTES: version.file_bytes}) as parsing:
-                head, chunk_count = await self._stage(version, job, file)
-                parsing.set_attributes({names.MEDIA_TYPE: head.media_type, names.CHUNKS: chunk_count})
-        jobs_made = await self._finish(version, job, head, started)
+        found = AttachmentStore(self._pool, version.file_bytes)
+        try:
+            with self._scratch_file() as file:
+                await self._read_blob(version, file)
+                await reach(Failpoint.BLOB_READ)
+                with span(names.PARSE, attributes={names.FILE_BYTES: version.file_bytes}) as parsing:
+                    head, chunk_count = await self._stage(version, job, file, found)
+                    parsing.set_attributes({names.MEDIA_TYPE: head.media_type, names.CHUNKS: chunk_count})
+            jobs_made = await self._finish(version, job, head, found, started, chunk_count)
+        except BaseException:
+            with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
+                await asyncio.shield(found.discard(self._pool))
+            raise
         log(
             Event.DOCUMENT_STAGED,
             document_id=version.document_id,
@@ -119,7 +132,9 @@ class IngestHandler:
             )
         file.seek(0)
 
-    async def _stage(self, version: VersionToParse, job: Job, file: IO[bytes]) -> tuple[ParsedHead, int]:
+    async def _stage(
+        self, version: VersionToParse, job: Job, file: IO[bytes], found: AttachmentStore
+    ) -> tuple[ParsedHead, int]:
         head: ParsedHead | None = None
         batch: list[Chunk] = []
         language: str | None = None
@@ -132,11 +147,18 @@ class IngestHandler:
                     head = item
                     await reach(Failpoint.HEAD_PARSED)
                     continue
+                if isinstance(item, AttachmentBegan):
+                    await found.store(item.name, items)
+                    continue
+                if not isinstance(item, Chunk):
+                    raise ParserLimit("the parser wrote what it should not")
                 batch.append(item)
                 chunk_count += 1
                 if len(batch) == CHUNKS_PER_TRANSACTION:
                     language = language or text_search_configuration(" ".join(c.text for c in batch))
-                    await self._write(version, job, batch, language, path_words)
+                    # What is staged at once needs no progress.
+                    size = head if chunk_count == CHUNKS_PER_TRANSACTION else None
+                    await self._write(version, job, batch, language, path_words, size=size)
                     batch = []
         if head is None:
             raise CorruptFile("the parser said nothing of the file")
@@ -146,26 +168,53 @@ class IngestHandler:
         return head, chunk_count
 
     async def _write(
-        self, version: VersionToParse, job: Job, chunks: list[Chunk], language: str, path_words: str
+        self,
+        version: VersionToParse,
+        job: Job,
+        chunks: list[Chunk],
+        language: str,
+        path_words: str,
+        *,
+        size: ParsedHead | None = None,
     ) -> None:
         with span(names.STAGE_CHUNKS, attributes={names.CHUNKS: len(chunks)}):
             async with self._pool.acquire() as conn, conn.transaction():
                 await queue.hold_lease(conn, job.lease_id)
+                if size is not None:
+                    await store.note_size(conn, version.key, size)
                 await store.stage_chunks(conn, version.key, chunks, language=language, path_words=path_words)
                 await reach(Failpoint.CHUNKS_WRITTEN)
             await reach(Failpoint.CHUNKS_COMMITTED)
 
-    async def _finish(self, version: VersionToParse, job: Job, head: ParsedHead, started: float) -> int:
-        """Complete the job together with its effect: the version waits for its texts, and each text has a job."""
+    async def _finish(
+        self,
+        version: VersionToParse,
+        job: Job,
+        head: ParsedHead,
+        found: AttachmentStore,
+        started: float,
+        staged_count: int,
+    ) -> int:
+        """Complete the job together with its effect.
 
-        async def once() -> int:
+        The version waits for its texts, each text has a job, and what is attached is documents of their own.
+        """
+        sending = start_send_span("embed")
+        first_ordinal, made_before = await self._make_first_jobs(version, job, staged_count)
+
+        async def once() -> tuple[int, list[TakenAttachment]]:
             async with self._pool.acquire() as conn, conn.transaction():
                 await queue.complete_jobs(conn, job.lease_id, [job.id])
+                holder = await lock_holder(conn, version.key, found.stored)
                 chunk_count = await store.finish_staging(conn, version.key, head)
                 if chunk_count is None:  # it has ended meanwhile
                     await delete_staged_chunks(conn, version.key)
-                    return 0
-                made = await insert_embed_jobs(conn, version.key, version.model_id)
+                    await found.discard(conn)
+                    return 0, []
+                made = made_before + await insert_embed_jobs(
+                    conn, version.key, version.model_id, first_ordinal=first_ordinal
+                )
+                taken = await replace_attachments(conn, version.key, holder, found.stored)
                 await add_event(
                     conn,
                     version.key,
@@ -174,17 +223,35 @@ class IngestHandler:
                     "staged",
                     attempt=job.attempt,
                     duration_ms=_elapsed_ms(started),
-                    detail={"chunks": chunk_count, "embed_jobs": made},
+                    detail={"chunks": chunk_count, "embed_jobs": made} | found.summary(taken),
                 )
                 await reach(Failpoint.STAGING_WRITTEN)
-                return made
+                return made, taken
 
-        sending = start_send_span("embed")
-        made = await retry_conflicts(once)
+        made, taken = await once_per_content(lambda: retry_conflicts(once))
+        found.stored.clear()  # they belong to documents now
         await reach(Failpoint.STAGING_COMMITTED)
+        tell(taken)
         if made:
             end_send_span(sending, made)
         return made
+
+    async def _make_first_jobs(self, version: VersionToParse, job: Job, staged_count: int) -> tuple[int, int]:
+        """Make the jobs of a long version but for the last; return the first chunk that is left, and how many were made.
+
+        An attempt that ends here leaves jobs whose texts vanish with it, or come again.
+        """
+        made = first = 0
+        while staged_count - first > JOB_CHUNKS_PER_TRANSACTION:
+            made += await retry_conflicts(lambda first=first: self._make_jobs(version, job, first))  # type: ignore[misc]
+            first += JOB_CHUNKS_PER_TRANSACTION
+        return first, made
+
+    async def _make_jobs(self, version: VersionToParse, job: Job, first: int) -> int:
+        last = first + JOB_CHUNKS_PER_TRANSACTION - 1
+        async with self._pool.acquire() as conn, conn.transaction():
+            await queue.hold_lease(conn, job.lease_id)
+            return await insert_embed_jobs(conn, version.key, version.model_id, first_ordinal=first, last_ordinal=last)
 
 
 def _elapsed_ms(started: float) -> float:

@@ -18,7 +18,7 @@ _TCP_SINCE, _SCOPES_SINCE = 4, 6
 
 
 def open_ruleset(readable: Iterable[Path]) -> int | None:
-    """Make a rule that forbids every file but those below `readable`, and return its descriptor; None where it cannot be."""
+    """Make a rule that forbids every file but `readable` and what lies below, and return its descriptor; None where it cannot be."""
     version = _call(_CREATE_RULESET, None, 0, _ASK_VERSION)
     if version < 1:
         return None
@@ -44,11 +44,14 @@ def enter(ruleset: int | None) -> bool:
 
 
 def _allow(ruleset: int, path: Path) -> None:
-    folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    rights = (
+        _EXECUTE | _READ_FILE | (_READ_DIR if path.is_dir() else 0)
+    )  # a right to list makes the rule of a file void
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        _call(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", _EXECUTE | _READ_FILE | _READ_DIR, folder), 0)
+        _call(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", rights, place), 0)
     finally:
-        os.close(folder)
+        os.close(place)
 
 
 def _call(number: int, *arguments: int | bytes | None) -> int:

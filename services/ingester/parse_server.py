@@ -1,11 +1,13 @@
 """The fork server of parser children: `python -I -m services.ingester.parse_server CONTROL_FD MODEL`.
 
-It starts with an empty environment, imports what parsers need once, and forks a child for each file. The child gets the
+It starts with an empty environment, imports what parsers need once, plug-ins included, and forks a child for each file. The child gets the
 file and one end of a socket as descriptors, sets its limits, gives up every file but Python's own, parses, chunks and
-writes one JSON object a line: `{"pid"}`, `{"document"}`, then one `{"chunk"}` each, at last `{"end"}` or `{"error"}`. It
+writes one JSON object a line: `{"pid"}`, `{"document"}`, then one `{"chunk"}` each, then each
+`{"attachment"}` with its `{"piece"}`s, at last `{"end"}` or `{"error"}`. It
 never holds a secret, and no network where the system lets it give that up.
 """
 
+import base64
 import contextlib
 import ctypes
 import json
@@ -23,11 +25,16 @@ import services
 import shared
 from services.ingester import landlock
 from services.ingester.chunking import Limits, chunk_document
-from services.ingester.parsing import parse
+from services.ingester.parsing import PageUnit, ParsedDocument, Registry
+from services.ingester.plugins import load_plugins
 from shared.errors import PermanentError
 from shared.tokens import Tokenizer, open_tokenizer
 
 MESSAGE_BYTES_MAX = 65_536
+# Of an attachment, in one line.
+PIECE_BYTES_MAX = 512 * 1024
+# All that is told of them has to fit into one message.
+PLUGINS_TOLD_MAX = 20
 OPEN_FILES_MAX = 64
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
@@ -45,10 +52,13 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     walls = {"network": _leave_network(), "privileges": _prctl(PR_SET_NO_NEW_PRIVS, 1)}
-    ruleset = landlock.open_ruleset(_own_files())
+    plugins = load_plugins()
+    registry = Registry(plugins.formats)
+    ruleset = landlock.open_ruleset([*_own_files(), *plugins.files])
     walls["files"] = landlock.enter(ruleset)
     walls["environment"] = not _can_read(f"/proc/{os.getppid()}/environ")
-    control.send(json.dumps(walls).encode())
+    hello = {"walls": walls, "plugins": [asdict(plugin) for plugin in plugins.found[:PLUGINS_TOLD_MAX]]}
+    control.send(json.dumps(hello).encode())
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES_MAX, 2)
         if not message:
@@ -61,7 +71,7 @@ def main() -> None:
             os.read(gate, 1)  # ends when the server has said which process this is: who could say it could name another
             os.close(gate)
             landlock.enter(ruleset)  # once more: one child cannot look into another either
-            _run_child(json.loads(message), descriptors[0], descriptors[1], tokenizer)
+            _run_child(json.loads(message), descriptors[0], descriptors[1], tokenizer, registry)
         with contextlib.suppress(OSError):  # nobody waits for it any more
             os.write(descriptors[1], f'{{"pid": {child}}}\n'.encode())
         for descriptor in (*descriptors, gate, key):
@@ -89,6 +99,8 @@ def _own_files() -> Iterator[Path]:
     for module in (services, shared):
         yield from map(Path, module.__path__)
     yield from map(Path, (sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64"))
+    # An environment may borrow the packages of another; of other folders on the path nobody knows what lies in them.
+    yield from (folder for folder in map(Path, sys.path) if folder.name in ("site-packages", "dist-packages"))
 
 
 def _can_read(path: str) -> bool:
@@ -113,7 +125,9 @@ def _limit(request: dict[str, Any]) -> None:
         resource.setrlimit(kind, (limit, limit))
 
 
-def _run_child(request: dict[str, Any], file_descriptor: int, reply_descriptor: int, tokenizer: Tokenizer) -> None:
+def _run_child(
+    request: dict[str, Any], file_descriptor: int, reply_descriptor: int, tokenizer: Tokenizer, registry: Registry
+) -> None:
     """Parse one file and leave the process, whatever happens."""
     code = 1
     try:
@@ -123,7 +137,7 @@ def _run_child(request: dict[str, Any], file_descriptor: int, reply_descriptor: 
             open(file_descriptor, "rb") as file,
         ):
             try:
-                _parse(request, file.read(), tokenizer, reply)
+                _parse(request, file.read(), tokenizer, registry, reply)
             except PermanentError as error:
                 _write(reply, {"error": str(error), "code": error.code})
             except MemoryError:
@@ -140,8 +154,8 @@ def _run_child(request: dict[str, Any], file_descriptor: int, reply_descriptor: 
         os._exit(code)
 
 
-def _parse(request: dict[str, Any], content: bytes, tokenizer: Tokenizer, reply: Any) -> None:
-    media_type, document = parse(request["name"], content)
+def _parse(request: dict[str, Any], content: bytes, tokenizer: Tokenizer, registry: Registry, reply: Any) -> None:
+    media_type, document = registry.parse(request["name"], content)
     del content
     _write(
         reply,
@@ -151,13 +165,30 @@ def _parse(request: dict[str, Any], content: bytes, tokenizer: Tokenizer, reply:
                 "title": document.title,
                 "metadata": document.metadata,
                 "replaced_character_count": document.replaced_character_count,
+                "page_unit": document.page_unit,
+                "line_unit": document.line_unit,
+                "page_count": _page_count(document),
+                "character_count": len(document.text) or None,
             }
         },
     )
     limits = Limits(request["tokens_target"], tokenizer.tokens_max, tokenizer.special_count)
     for chunk in chunk_document(document, tokenizer.count, limits):
         _write(reply, {"chunk": asdict(chunk)})
+    for attachment in document.attachments:
+        _write(reply, {"attachment": attachment.name})
+        for piece in attachment.pieces():
+            for at in range(0, len(piece), PIECE_BYTES_MAX):
+                _write(reply, {"piece": base64.b64encode(piece[at : at + PIECE_BYTES_MAX]).decode("ascii")})
+        _write(reply, {"attachment": None})
     _write(reply, {"end": True})
+
+
+def _page_count(document: ParsedDocument) -> int | None:
+    """Count the pages up to the last one with text; of sheets one may hold as much as a hundred others."""
+    if document.page_unit != PageUnit.PAGE:
+        return None
+    return max((block.page or 0 for block in document.blocks), default=0) or None
 
 
 def _write(reply: Any, line: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The ingester's side of the parser children: start the fork server, hand it a file, read what comes back, bounded."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from services.ingester.chunking import Chunk
+from services.ingester.plugins import Plugin
 from shared.errors import (
     CorruptFile,
     EmptyDocument,
@@ -28,7 +30,10 @@ from shared.errors import (
 LINE_BYTES_MAX = 4 * 1024 * 1024
 OUTPUT_BYTES_FLOOR = 64 * 1024 * 1024
 OUTPUT_RATIO_MAX = 20
+# A file has its seconds for each part of this size: what takes the time is counting tokens, about 1.5 MB a second.
+TIMED_BYTES = 24 * 1024 * 1024
 START_SECONDS_MAX = 60.0
+HELLO_BYTES_MAX = 131_072
 # The server names a child as soon as it has forked it.
 NAME_SECONDS_MAX = 5.0
 _ERRORS: dict[str, type[PermanentError]] = {
@@ -39,11 +44,15 @@ _ERRORS: dict[str, type[PermanentError]] = {
 
 @dataclass(frozen=True, slots=True)
 class ParseLimits:
-    """What one child may use. Units: seconds, bytes, tokens."""
+    """What one child may use. Units: seconds for each part of the file, bytes, tokens."""
 
     seconds: float
     memory_bytes: int
     tokens_target: int
+
+    def seconds_for(self, file_bytes: int) -> float:
+        """How long a file of this size may take."""
+        return self.seconds * max(1.0, file_bytes / TIMED_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,25 @@ class ParsedHead:
     title: str | None
     metadata: dict[str, str]
     replaced_character_count: int
+    page_unit: str = "page"
+    line_unit: str = "line"
+    page_count: int | None = None
+    character_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentBegan:
+    """A file that lies within the file; its bytes follow. The name is what its author wrote."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentEnded:
+    """The file within the file is whole."""
+
+
+Parsed = ParsedHead | Chunk | AttachmentBegan | bytes | AttachmentEnded
 
 
 class ParserPool:
@@ -66,6 +94,7 @@ class ParserPool:
         self._control: socket.socket | None = None
         self._starting = asyncio.Lock()
         self.walls: dict[str, bool] = {}
+        self.plugins: list[Plugin] = []
 
     @property
     def server_pid(self) -> int:
@@ -101,13 +130,15 @@ class ParserPool:
             self._control = ours
             try:
                 async with asyncio.timeout(START_SECONDS_MAX):
-                    hello = await asyncio.get_running_loop().sock_recv(ours, 4096)
+                    hello = await asyncio.get_running_loop().sock_recv(ours, HELLO_BYTES_MAX)
             except TimeoutError:
                 hello = b""
             if not hello:
                 await self.stop()
                 raise RetryableError("the parser process did not start; its error stands above in the log")
-            self.walls = json.loads(hello)
+            told = json.loads(hello)
+            self.walls = told["walls"]
+            self.plugins = [Plugin(**plugin) for plugin in told["plugins"]]
 
     async def stop(self) -> None:
         """Stop the server; its children die with it."""
@@ -120,18 +151,19 @@ class ParserPool:
             await self._server.wait()
         self._server = None
 
-    async def parse(self, name: str, file: IO[bytes], file_bytes: int) -> AsyncGenerator[ParsedHead | Chunk, None]:
-        """Parse an open file: first its head, then its chunks.
+    async def parse(self, name: str, file: IO[bytes], file_bytes: int) -> AsyncGenerator[Parsed, None]:
+        """Parse an open file: first its head, then its chunks, then what is attached to it, one after the other.
 
         Raises: PermanentError of the kind the parser names, or ParserLimit when the child was stopped or died.
         """
         await self.start()
         assert self._control is not None
         ours, theirs = socket.socketpair()
+        seconds = self._limits.seconds_for(file_bytes)
         request = {
             "name": name,
             "tokens_target": self._limits.tokens_target,
-            "cpu_seconds": self._limits.seconds,
+            "cpu_seconds": seconds,
             "memory_bytes": self._limits.memory_bytes,
         }
         with theirs:
@@ -144,7 +176,7 @@ class ParserPool:
         child = _Child()
         try:
             output_bytes_max = max(OUTPUT_BYTES_FLOOR, OUTPUT_RATIO_MAX * file_bytes)
-            async for item in _read(reader, child, output_bytes_max, self._limits.seconds):
+            async for item in _read(reader, child, output_bytes_max, seconds):
                 yield item
         finally:
             await child.kill(reader)
@@ -172,7 +204,7 @@ class _Child:
 
 async def _read(
     reader: asyncio.StreamReader, child: _Child, output_bytes_max: int, seconds: float
-) -> AsyncGenerator[ParsedHead | Chunk, None]:
+) -> AsyncGenerator[Parsed, None]:
     seen = 0
     left = seconds  # only waiting for the child counts, not what is done with its chunks
     while True:
@@ -202,6 +234,12 @@ async def _read(
                 yield ParsedHead(**head)
             case {"chunk": chunk}:
                 yield Chunk(**chunk)
+            case {"attachment": str(name)}:
+                yield AttachmentBegan(name)
+            case {"piece": str(piece)}:
+                yield base64.b64decode(piece)
+            case {"attachment": None}:
+                yield AttachmentEnded()
             case {"end": True}:
                 child.has_ended = True
                 return

@@ -20,6 +20,15 @@ SET state = 'parsing', parsing_at = now()
 WHERE collection_id = $1::integer AND id = $2::bigint AND state IN ('queued', 'parsing')
 RETURNING id
 
+-- name: note_size
+-- How much there is to stage of version $2, for those who watch.
+-- $1 collection_id int · $2 version_id bigint · $3 page_count int, NULL = no pages · $4 character_count int
+-- Rows: 0 = it has ended.
+UPDATE document_version
+SET page_count = $3::integer, character_count = $4::integer
+WHERE collection_id = $1::integer AND id = $2::bigint AND state = 'parsing'
+RETURNING id
+
 -- name: read_blob_part
 -- Part $2 of blob $1.
 -- $1 blob_id bigint · $2 ordinal int
@@ -32,23 +41,25 @@ WHERE blob_id = $1::bigint AND ordinal = $2::integer
 -- Stage chunks of version $2.
 -- $1 collection_id int · $2 version_id bigint · $3 language text · $4 path_words text · $5 ordinals int[] · $6 texts text[]
 -- · $7 prefixes text[] · $8 headings text[] · $9 text_hashes bytea[] · $10 chunk_hashes bytea[] · $11 token_counts int[]
--- · $12 pages int[] · $13 char_starts int[] · $14 char_ends int[]
+-- · $12 pages int[] · $13 char_starts int[] · $14 char_ends int[] · $15 page_labels text[] · $16 page_turns jsonb[]
+-- · $17 lines text[], each an array as JSON: an array of arrays would have to be a rectangle
 -- Rows: none.
 INSERT INTO staged_chunk (collection_id, version_id, ordinal, text, prefix, heading, path_words, language, text_hash, chunk_hash,
-  token_count, page, char_start, char_end)
+  token_count, page, char_start, char_end, page_label, page_turns, lines)
 SELECT $1::integer, $2::bigint, s.ordinal, s.text, s.prefix, s.heading, $4::text, $3::text::regconfig, s.text_hash, s.chunk_hash,
-  s.token_count, s.page, s.char_start, s.char_end
-FROM unnest($5::integer[], $6::text[], $7::text[], $8::text[], $9::bytea[], $10::bytea[], $11::integer[], $12::integer[], $13::integer[], $14::integer[])
-  AS s (ordinal, text, prefix, heading, text_hash, chunk_hash, token_count, page, char_start, char_end)
+  s.token_count, s.page, s.char_start, s.char_end, s.page_label, s.page_turns, translate(s.lines, '[]', '{}')::integer[]
+FROM unnest($5::integer[], $6::text[], $7::text[], $8::text[], $9::bytea[], $10::bytea[], $11::integer[], $12::integer[], $13::integer[], $14::integer[],
+    $15::text[], $16::jsonb[], $17::text[])
+  AS s (ordinal, text, prefix, heading, text_hash, chunk_hash, token_count, page, char_start, char_end, page_label, page_turns, lines)
 
 -- name: finish_staging
 -- All chunks of version $2 are staged.
 -- $1 collection_id int · $2 version_id bigint · $3 media_type text · $4 title text · $5 metadata jsonb
--- · $6 replaced_character_count int
+-- · $6 replaced_character_count int · $7 page_unit text · $8 line_unit text
 -- Rows: 0 = it has ended.
 UPDATE document_version AS v
 SET state = 'embedding', embedding_at = now(), media_type = $3::text, title = $4::text, metadata = $5::jsonb,
-  replaced_character_count = $6::integer, chunk_count = s.chunk_count, token_count = s.token_count
+  replaced_character_count = $6::integer, page_unit = $7::text, line_unit = $8::text, chunk_count = s.chunk_count, token_count = s.token_count
 FROM (
   SELECT count(*) AS chunk_count, coalesce(sum(token_count), 0) AS token_count
   FROM staged_chunk
@@ -58,12 +69,12 @@ WHERE v.collection_id = $1::integer AND v.id = $2::bigint AND v.state = 'parsing
 RETURNING v.chunk_count
 
 -- name: list_inbox_documents
--- What the database knows of the inbox.
+-- What the database knows of the files of the inbox; what lies within them is no file.
 -- Rows: 0..n.
 SELECT c.name AS collection, d.source_uri
 FROM document AS d
 JOIN collection AS c ON c.id = d.collection_id
-WHERE d.source_uri LIKE 'inbox:%'
+WHERE d.source_uri LIKE 'inbox:%' AND d.parent_id IS NULL
 
 -- name: replace_skipped_files
 -- Make $1, $2, $3 the list of files that are not taken.

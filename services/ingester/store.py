@@ -17,6 +17,7 @@ STATEMENTS = load_statements("services.ingester", "statements.sql")
 
 _GET_VERSION = STATEMENTS["get_version"]
 _BEGIN = STATEMENTS["begin_parsing"]
+_NOTE_SIZE = STATEMENTS["note_size"]
 _READ_PART = STATEMENTS["read_blob_part"]
 _STAGE = STATEMENTS["stage_chunks"]
 _FINISH = STATEMENTS["finish_staging"]
@@ -80,6 +81,11 @@ async def begin_parsing(conn: Connection, key: VersionKey) -> bool:
     return await conn.fetchval(_BEGIN, key.collection_id, key.version_id) is not None
 
 
+async def note_size(conn: Connection, key: VersionKey, head: ParsedHead) -> None:
+    """Note how much there is to stage of a version."""
+    await conn.fetchval(_NOTE_SIZE, key.collection_id, key.version_id, head.page_count, head.character_count)
+
+
 async def read_blob_part(conn: Session, blob_id: int, ordinal: int) -> bytes | None:
     """Return one part of a blob, or None behind the last."""
     part: bytes | None = await conn.fetchval(_READ_PART, blob_id, ordinal)
@@ -106,6 +112,9 @@ async def stage_chunks(
         [c.page for c in chunks],
         [c.char_start for c in chunks],
         [c.char_end for c in chunks],
+        [c.page_label for c in chunks],
+        [json.dumps(c.page_turns) if c.page_turns else None for c in chunks],
+        [json.dumps(c.lines) for c in chunks],
     )
 
 
@@ -119,6 +128,8 @@ async def finish_staging(conn: Connection, key: VersionKey, head: ParsedHead) ->
         head.title,
         json.dumps(head.metadata),
         head.replaced_character_count,
+        head.page_unit,
+        head.line_unit,
     )
     return count
 

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
-from services.ingester.inbox import FileChanged, FileUnreadable, Fingerprint, WholeFile, fingerprint
+from services.ingester.inbox import READ_BYTES, FileChanged, FileUnreadable, Fingerprint, WholeFile, fingerprint
 from services.ingester.paths import INBOX_SCHEME, collection_of, inbox_uri, shortened, skip_reason
 from services.ingester.settings import IngesterSettings
 from shared import intake
 from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool
+from shared.errors import AskboxError
 from shared.failpoints import Failpoint, reach
 from shared.intake import Arrival
 from shared.telemetry import Event, log
@@ -25,6 +26,12 @@ UNSTABLE_COUNTED_MAX = 6
 REFUSED_KEPT_MAX = 10_000
 
 
+class StillWritten(AskboxError):
+    """Somebody has the file open for writing: it is taken when that is over."""
+
+    code = "still_written"
+
+
 class FileTaker:
     """Takes files, and remembers what it took or refused, so that an unchanged file is not read twice."""
 
@@ -36,6 +43,7 @@ class FileTaker:
         self.known: dict[str, Fingerprint] = {}
         self.moved_from: dict[str, str] = {}
         self.written: set[str] = set()  # closed after writing: read again even if it could not be read before
+        self.overdue: set[str] = set()  # open for writing and still for long: taken all the same
         self._refused: dict[str, tuple[str, Fingerprint | None]] = {}
         self._unstable: dict[str, int] = {}  # how often a file changed while it was read, or failed
         self._taken_at: dict[str, float] = {}
@@ -67,6 +75,7 @@ class FileTaker:
         now = time.monotonic()
         self.known = {path: known for path, known in self.known.items() if path in present}
         self.written &= present.keys()
+        self.overdue &= present.keys()
         self._refused = {path: refusal for path, refusal in self._refused.items() if path in present}
         self._unstable = {path: count for path, count in self._unstable.items() if path in present}
         self._taken_at = {path: at for path, at in self._taken_at.items() if now - at < DEBOUNCE_SECONDS}
@@ -74,19 +83,14 @@ class FileTaker:
     async def take(self, path: str, detected: float) -> float | None:
         """Take a file; return when to look at it again, or None when that is settled.
 
-        Raises: the errors of the connection; the file is then still to be taken.
+        Raises: StillWritten; the errors of the connection. The file is then still to be taken.
         """
         if skip_reason(path) is not None:
             self.moved_from.pop(path, None)
             return None
         try:
-            file = await asyncio.to_thread(WholeFile, self._root, path, file_bytes_max=self._settings.max_file_bytes)
-        except FileUnreadable as error:
-            self._refuse(path, str(error))
-            return None
-        try:
-            await self._store(path, file, detected)
-            self.known[path] = file.fingerprint
+            self.known[path] = await self._take_whole(path, detected)
+            self.overdue.discard(path)
             self._refused.pop(path, None)
             self._unstable.pop(path, None)
         except FileChanged:
@@ -94,25 +98,50 @@ class FileTaker:
             return self._later(path)
         except FileUnreadable as error:
             self._refuse(path, str(error))
+        except StillWritten:
+            raise
         except (*CONNECTION_ERRORS, *CONFLICT_ERRORS):
             raise
         except Exception as error:
             self._refuse(path, f"cannot be stored: {one_line(storable(str(error))[0])}", is_final=False)
             return self._later(path)  # nobody knows whether it will happen again
-        finally:
-            file.close()
         return None
 
-    async def _store(self, path: str, file: WholeFile, detected: float) -> None:
+    async def _take_whole(self, path: str, detected: float) -> Fingerprint:
+        file, sha256 = await asyncio.to_thread(self._read, path)
+        try:
+            await self._store(path, file, sha256, detected)
+        finally:
+            file.close()
+        return file.fingerprint
+
+    def _read(self, path: str) -> tuple[WholeFile, bytes]:
+        """Open a file and sum it, in a thread, unless somebody is still writing it, and not for too long.
+
+        Raises: FileUnreadable, FileChanged, StillWritten.
+        """
+        file = WholeFile(self._root, path, file_bytes_max=self._settings.max_file_bytes)
+        try:
+            self._refuse_unfinished(path, file)
+            return file, file.sha256()
+        except BaseException:
+            file.close()
+            raise
+
+    def _refuse_unfinished(self, path: str, file: WholeFile) -> None:
+        if path not in self.overdue and file.has_writer():
+            raise StillWritten
+
+    async def _store(self, path: str, file: WholeFile, sha256: bytes, detected: float) -> None:
         collection_id = await intake.ensure_collection(self._pool, collection_of(path), self._model_id)
         moved_from = self._origin(path)
         is_written = path in self.written
-        if moved_from is None:
-            sha256 = await asyncio.to_thread(file.sha256)
-            if await intake.has_bytes(self._pool, collection_id, inbox_uri(path), sha256, even_failed=not is_written):
-                self.moved_from.pop(path, None)
-                self.written.discard(path)
-                return
+        if moved_from is None and await intake.has_bytes(
+            self._pool, collection_id, inbox_uri(path), sha256, even_failed=not is_written
+        ):
+            self.moved_from.pop(path, None)
+            self.written.discard(path)
+            return
         await reach(Failpoint.FILE_READ)
         stored = await intake.store_bytes(self._pool, pieces_of(file))
         intaken = await intake.add_version(
@@ -172,8 +201,9 @@ async def pieces_of(file: WholeFile) -> AsyncIterator[bytes]:
     Raises: FileChanged, FileUnreadable.
     """
     pieces = file.pieces()
-    while True:
-        piece = await asyncio.to_thread(next, pieces, None)
-        if piece is None:
-            return
-        yield piece
+    if file.fingerprint.file_bytes <= READ_BYTES:  # one way to another thread and back, where many files wait
+        for piece in await asyncio.to_thread(list, pieces):
+            yield piece
+        return
+    while (large := await asyncio.to_thread(next, pieces, None)) is not None:
+        yield large

@@ -12,7 +12,7 @@ import uvicorn
 
 from services.query.answer import Answerer
 from services.query.app import create_app
-from services.query.connection import CONNECTIONS_MAX, BoundedConnection
+from services.query.connection import CONNECTIONS_MAX, HEAD_BYTES_MAX, BoundedConnection
 from services.query.deps import Deps
 from services.query.generate import open_chat_model
 from services.query.ledger import open_ledger
@@ -74,10 +74,10 @@ async def main() -> None:
             ledger=ledger,
         )
         slots = Slots(settings.query_concurrency, waiting_max=settings.query_waiting)
-        app = create_app(Deps(pool, answerer, slots, settings, version("askbox"), is_loopback))
+        deps = Deps(pool, answerer, slots, settings, version("askbox"), is_loopback)
         server = _Server(
             uvicorn.Config(
-                app,
+                create_app(deps),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -86,7 +86,7 @@ async def main() -> None:
                 http=BoundedConnection,
                 ws="none",
                 limit_concurrency=CONNECTIONS_MAX,
-                h11_max_incomplete_event_size=65_536,
+                h11_max_incomplete_event_size=HEAD_BYTES_MAX,
             )
         )
         log(
@@ -95,7 +95,12 @@ async def main() -> None:
             model=model.name,
             llm=chat and chat.name,
         )
-        with on_stop_signals(server.stop, work_seconds=GRACEFUL_STOP_SECONDS):
+
+        def stop() -> None:
+            deps.watch.close()  # these streams have no end of their own
+            server.stop()
+
+        with on_stop_signals(stop, work_seconds=GRACEFUL_STOP_SECONDS):
             await server.serve(sockets=[listening])
     log(Event.PROCESS_STOPPED)
 

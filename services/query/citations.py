@@ -6,19 +6,31 @@ from dataclasses import dataclass
 
 from shared.sentences import sentence_spans
 
-# List items, table rows, quotes and fences begin something of their own even where no sentence ended.
-_BREAK = re.compile(r"\n(?=[ \t]*(?:[-*+>|]|\d{1,3}[.)]|```|~~~|///|:::|#{1,6}\s|<))")
+# List items, table rows, quotes, fences and the records of a log begin something of their own even where no sentence ended.
+_BREAK = re.compile(
+    r"""\n(?=[ \t]*(?:[-*+>|]|\d{1,3}[.)]|```|~~~|///|:::|#{1,6}\s|<|\{"|\[?\d{4}-\d\d-\d\d[T ]\d|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d))"""
+)
+# A row of a table, as the parsers write it.
+_ROW = re.compile(r"^[^\n]*\S \| [^\n]*$", re.MULTILINE)
+_LINE = re.compile(r"\S(?:[^\n]*\S)?")
 _WORD = re.compile(r"\w{2,}")
+_CELL = re.compile(r"\w+")
 # Chinese and Japanese write no spaces: there letters count instead of words.
 _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 SENTENCE_WORDS_MIN = 3
+# A name and its number.
+ROW_WORDS_MIN = 2
 SENTENCE_WIDE_MIN = 6
 SENTENCE_CHARACTERS_MAX = 600
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A retrieved chunk with its place in the live version of its document."""
+    """A retrieved chunk with its place in the live version of its document.
+
+    `page_turns` are the characters of the text at which further pages begin, with their numbers and labels; `lines` numbers
+    the lines of the text, cut short where the rest counts on one by one.
+    """
 
     chunk_id: int
     document_id: int
@@ -27,6 +39,11 @@ class Hit:
     title: str | None
     heading: str
     page: int | None
+    page_label: str | None
+    page_turns: tuple[tuple[int, int, str | None], ...]
+    page_unit: str
+    lines: tuple[int, ...]
+    line_unit: str
     ordinal: int
     char_start: int
     char_end: int
@@ -38,6 +55,15 @@ class Hit:
     cosine: float
     bm25: float
     score: float
+
+    @property
+    def context(self) -> str:
+        """What the text is read under besides its headings, such as the names of a table's columns.
+
+        It stands behind title and headings, which are one line of the prefix where there are any.
+        """
+        names, _, context = self.prefix.partition("\n")
+        return context if self.title or self.heading else names
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +89,43 @@ class Citation:
 
 def sentences_of(hits: Sequence[Hit]) -> list[Sentence]:
     """Return what can be quoted of hits: spans with enough words, and not too long."""
-    found = []
-    for index, hit in enumerate(hits):
-        for start, end in _spans(hit.text):
-            text = hit.text[start:end]
-            if (
-                (len(_WORD.findall(text)) >= SENTENCE_WORDS_MIN or len(_WIDE.findall(text)) >= SENTENCE_WIDE_MIN)
-                and len(text) <= SENTENCE_CHARACTERS_MAX
-                and not text.startswith(("```", "~~~"))
-            ):
-                found.append(Sentence(index, start, end, text))
-    return found
+    return [
+        Sentence(index, start, end, hit.text[start:end])
+        for index, hit in enumerate(hits)
+        for start, end, is_row in _spans(hit.text)
+        if _can_be_quoted(hit.text[start:end], is_row=is_row)
+    ]
 
 
-def _spans(text: str) -> Iterator[tuple[int, int]]:
+def _can_be_quoted(text: str, *, is_row: bool) -> bool:
+    has_words = (
+        len(_WORD.findall(text)) >= SENTENCE_WORDS_MIN
+        or len(_WIDE.findall(text)) >= SENTENCE_WIDE_MIN
+        or (is_row and len(_CELL.findall(text)) >= ROW_WORDS_MIN)
+    )
+    return has_words and len(text) <= SENTENCE_CHARACTERS_MAX and not text.startswith(("```", "~~~"))
+
+
+def _spans(text: str) -> Iterator[tuple[int, int, bool]]:
+    """Return sentences, and rows whole, whatever stands in their cells. What is too long for a quote is returned by lines."""
+    rows = {
+        found.start(): found.end()
+        for found in _ROW.finditer(text)
+        if found.end() - found.start() <= SENTENCE_CHARACTERS_MAX
+    }
+    borders = {found.end() for found in _BREAK.finditer(text)}.union(rows, rows.values(), [len(text)])
     start = 0
-    borders = [found.end() for found in _BREAK.finditer(text)]
-    for border in [*borders, len(text)]:
-        for inner_start, inner_end in sentence_spans(text[start:border]):
-            yield start + inner_start, start + inner_end
+    for border in sorted(borders):
+        part = text[start:border]
+        if rows.get(start) == border:
+            yield border - len(part.lstrip()), start + len(part.rstrip()), True
+        else:
+            for inner_start, inner_end in sentence_spans(part):
+                if inner_end - inner_start <= SENTENCE_CHARACTERS_MAX:
+                    yield start + inner_start, start + inner_end, False
+                else:
+                    for line in _LINE.finditer(part, inner_start, inner_end):
+                        yield start + line.start(), start + line.end(), False
         start = border
 
 

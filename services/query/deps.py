@@ -1,16 +1,19 @@
 """What every route is given: the process's parts, and what the caller may do."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Request, Response, Security
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from services.query.access import Access, authorize
 from services.query.answer import Answerer
 from services.query.settings import QuerySettings
 from services.query.slots import Shares, Slots
+from services.query.watch import Watch
 from shared.database import Pool
 
 _bearer = HTTPBearer(
@@ -45,6 +48,7 @@ class Deps:
     uploads: Slots = field(default_factory=lambda: Slots(UPLOADS_MAX, waiting_max=UPLOADS_WAITING_MAX))
     waits: Slots = field(default_factory=lambda: Slots(WAITS_MAX, waiting_max=0))
     uploads_of_keys: Shares = field(default_factory=lambda: Shares(UPLOADS_OF_A_KEY_MAX))
+    watch: Watch = field(default_factory=Watch)
 
 
 def _deps(request: Request) -> Deps:
@@ -64,8 +68,24 @@ async def access_of(request: Request, deps: Deps) -> Access:
         return await authorize(deps.pool, request.headers.get("authorization"), is_open_without_keys=deps.is_loopback)
 
 
+class KeyFirst(APIRoute):
+    """A route that asks who calls before it reads anything of a body, which FastAPI does the other way round."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Ask, and then do what any route does."""
+        handle = super().get_route_handler()
+
+        async def ask_first(request: Request) -> Response:
+            if self.body_field is not None:
+                request.state.access = await access_of(request, _deps(request))
+            return await handle(request)
+
+        return ask_first
+
+
 async def _access(request: Request, deps: DepsParam, _: Annotated[object, Security(_bearer)]) -> Access:
-    return await access_of(request, deps)
+    known: Access | None = getattr(request.state, "access", None)
+    return known or await access_of(request, deps)
 
 
 AccessParam = Annotated[Access, Depends(_access)]

@@ -4,6 +4,7 @@ import asyncio
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.query.problems import problem
@@ -35,9 +36,12 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
         app = self._refusal(scope) or self._app
+        headers = Headers(scope=scope)
+        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        request = _Request(receive, send, is_whole=not has_body, may_refuse=scope["method"] not in _SAFE_METHODS)
         # An upload is counted and paced by its route, which can say what was wrong with it.
-        body = receive if scope["path"] == UPLOAD_PATH else self._bounded(receive)
-        await app(scope, body, _shielded(send))
+        body = request.receive if scope["path"] == UPLOAD_PATH else request.bounded(self._body_bytes_max)
+        await app(scope, body, request.send)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         headers = Headers(scope=scope)
@@ -50,36 +54,61 @@ class RequestGuard:
             return problem(413, "body_too_large", f"the body may have at most {bytes_max} bytes")
         return None
 
-    def _bounded(self, receive: Receive) -> Receive:
+
+class _Request:
+    """What came and went of one request."""
+
+    def __init__(self, receive: Receive, send: Send, *, is_whole: bool, may_refuse: bool) -> None:
+        self._receive, self._send = receive, send
+        self._is_whole = is_whole
+        # Only as long as nothing else is answered; a safe method's body nobody waits for.
+        self._may_refuse = may_refuse
+
+    async def receive(self) -> Message:
+        """Pass on what comes."""
+        message = await self._receive()
+        self._is_whole = self._is_whole or not message.get("more_body", False)
+        return message
+
+    def bounded(self, bytes_max: int) -> Receive:
         """Let a body come to its end in time; then whoever listens hears when the caller leaves."""
         ends_at = asyncio.get_running_loop().time() + BODY_SECONDS_MAX
-        seen, is_whole = 0, False
+        seen, has_ended = 0, False
 
         async def bounded() -> Message:
-            nonlocal seen, is_whole
-            if is_whole:
-                return await receive()
+            nonlocal seen, has_ended
+            if has_ended:
+                return await self._receive()
             try:
                 async with asyncio.timeout_at(ends_at):
-                    message = await receive()
+                    message = await self.receive()
             except TimeoutError:
-                return {"type": "http.disconnect"}
+                return self._refused(408, f"the body did not come within {BODY_SECONDS_MAX:.0f} s: send it again")
             seen += len(message.get("body", b""))
-            is_whole = not message.get("more_body", False)
-            return message if seen <= self._body_bytes_max else {"type": "http.disconnect"}
+            has_ended = not message.get("more_body", False)
+            return message if seen <= bytes_max else self._refused(413, f"the body may have at most {bytes_max} bytes")
 
         return bounded
 
+    def _refused(self, status: int, detail: str) -> Message:
+        """Say why a body is read no further, or that its caller is given up.
 
-def _shielded(send: Send) -> Send:
-    async def shielded(message: Message) -> None:
+        Raises: HTTPException, which FastAPI lets through where it reads a body.
+        """
+        if self._may_refuse:
+            raise HTTPException(status, detail)
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """Answer, with what no other site may do with it, and whether the rest of the body is still wanted."""
         if message["type"] == "http.response.start":
+            self._may_refuse = False
             headers = MutableHeaders(scope=message)
             for name, value in _SHIELDS.items():
                 headers.setdefault(name, value)
-        await send(message)
-
-    return shielded
+            if not self._is_whole:
+                headers["Connection"] = "close"
+        await self._send(message)
 
 
 def _comes_from_another_site(headers: Headers) -> bool:

@@ -91,4 +91,6 @@ def _inbox(workers: list[WorkerRow], waiting: list[str]) -> dict[str, Any]:
     reasons = list(
         dict.fromkeys([worker.note for worker in workers if worker.kind == "ingester" and worker.note] or waiting)
     )
-    return {"ok": not reasons} | ({"reason": "; ".join(reasons)} if reasons else {})
+    # Of several ingesters all see the same folder.
+    waiting_files = max((worker.waiting_file_count for worker in workers), default=0)
+    return {"ok": not reasons, "waiting_files": waiting_files} | ({"reason": "; ".join(reasons)} if reasons else {})

@@ -41,12 +41,7 @@ GROUP BY state
 -- Documents of request $2 behind version $3, in the order in which they were taken.
 -- $1 scope int[] · $2 request_id uuid · $3 after_version_id bigint · $4 limit int
 -- Rows: 0..$4.
-SELECT document_id, version_id, file_path, state, error, chunk_count AS chunks,
-  CASE state
-    WHEN 'ready' THEN chunk_count
-    WHEN 'embedding' THEN count_embedded(collection_id, counted_version_id)
-    ELSE 0
-  END AS embedded
+SELECT document_id, version_id, counted_version_id, file_path, state, error, chunk_count AS chunks
 FROM requested_version
 WHERE collection_id = ANY ($1::integer[]) AND request_id = $2::uuid AND version_id > $3::bigint
 ORDER BY version_id

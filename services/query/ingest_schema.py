@@ -8,8 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.query.ingest_store import DeadLetterRow, EventRow, RequestedDocument
+from services.query.progress import Ended, InWork, Progress
 from services.query.receive import TakenFile
-from services.query.schema import DocumentState, file_path
+from services.query.schema import DocumentState, ProgressOut, file_path
 
 PATH_CHARACTERS_MAX = 4096
 RequestState = Literal["processing", "ready", "failed"]
@@ -63,7 +64,7 @@ class AcceptedOut(BaseModel):
 
 
 class JobDocumentOut(BaseModel):
-    """A document of an ingest job. `embedded` of its `chunks` have their vectors."""
+    """A document of an ingest job. `embedded` of its `chunks` have their vectors; of many thousands that is close to the truth."""
 
     document_id: int | None
     file_path: str
@@ -71,17 +72,20 @@ class JobDocumentOut(BaseModel):
     error: str | None
     chunks: int | None
     embedded: int
+    progress: ProgressOut | None = None
 
     @classmethod
-    def of(cls, row: RequestedDocument) -> "JobDocumentOut":
+    def of(cls, row: RequestedDocument, progress: Progress | None) -> "JobDocumentOut":
         """Show a document."""
+        embedded = (row.chunks or 0) if row.state == "ready" else progress.embedded if progress else 0
         return cls(
             document_id=row.document_id,
             file_path=row.file_path,
             state=row.state,
             error=row.error,
             chunks=row.chunks,
-            embedded=row.embedded,
+            embedded=embedded,
+            progress=ProgressOut.of(progress),
         )
 
 
@@ -110,6 +114,60 @@ class JobOut(BaseModel):
     states: dict[str, int]
     skipped: list[SkippedOut]
     skipped_count: int
+
+
+class InWorkOut(BaseModel):
+    """A document in work. `progress` is there as soon as there is any."""
+
+    document_id: int
+    version: int
+    collection: str
+    file_path: str
+    state: DocumentState
+    progress: ProgressOut | None
+
+    @classmethod
+    def of(cls, row: InWork, progress: Progress | None) -> "InWorkOut":
+        """Show a document."""
+        return cls(
+            document_id=row.document_id,
+            version=row.version_id,
+            collection=row.collection,
+            file_path=file_path(row.source_uri),
+            state=row.state,
+            progress=ProgressOut.of(progress),
+        )
+
+
+class EndedOut(BaseModel):
+    """A document that became ready, or failed, a moment ago."""
+
+    document_id: int
+    version: int
+    collection: str
+    file_path: str
+    state: DocumentState
+    error: str | None
+
+    @classmethod
+    def of(cls, row: Ended) -> "EndedOut":
+        """Show a document."""
+        return cls(
+            document_id=row.document_id,
+            version=row.version_id,
+            collection=row.collection,
+            file_path=file_path(row.source_uri),
+            state=row.state,
+            error=row.error,
+        )
+
+
+class WorkOut(BaseModel):
+    """The work at one moment: versions by state, the documents nearest to their end, and those that ended last."""
+
+    states: dict[str, int]
+    documents: list[InWorkOut]
+    ended: list[EndedOut]
 
 
 class StageOut(BaseModel):

@@ -46,15 +46,15 @@ class RequestRow:
 
 @dataclass(frozen=True, slots=True)
 class RequestedDocument:
-    """A document of a request, with what became of its version or of the one that overtook it."""
+    """A document of a request, with what became of its version or of the one that overtook it, which is then counted."""
 
     document_id: int
     version_id: int
+    counted_version_id: int | None
     file_path: str
     state: str
     error: str | None
     chunks: int | None
-    embedded: int
 
 
 @dataclass(frozen=True, slots=True)

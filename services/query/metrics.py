@@ -57,6 +57,9 @@ GAUGES: dict[Measure, list[Labels]] = {
     Measure("askbox.documents", "{document}", "Documents by the state of their newest version."): _series(
         state=("queued", "parsing", "embedding", "ready", "failed")
     ),
+    Measure(
+        "askbox.inbox.waiting_files", "{file}", "Files of the inbox that were seen and are not yet taken."
+    ): _series(),
     Measure("askbox.truncated_inputs", "{text}", "Texts that were cut to fit a model: 0."): _series(),
     Measure("askbox.workers", "{process}", "Processes that were seen lately."): _series(
         kind=("ingester", "embedder", "query")

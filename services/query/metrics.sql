@@ -46,5 +46,9 @@ FROM worker
 WHERE last_seen_at > now() - $2::interval
 GROUP BY kind
 UNION ALL
+SELECT 'askbox.inbox.waiting_files', '{}', NULL, coalesce(max(waiting_file_count), 0)::double precision
+FROM worker
+WHERE last_seen_at > now() - $2::interval
+UNION ALL
 SELECT name, labels, part, value
 FROM metric_total

@@ -15,6 +15,14 @@ from shared.telemetry import Event, log
 from shared.text import one_line, storable, without_addresses
 
 RETRY_AFTER_SECONDS = 2
+# Of what the framework refuses, or the guard through it.
+_CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "body_stalled",
+    413: "body_too_large",
+}
 
 
 def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -64,7 +72,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     async def on_http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        code = {404: "not_found", 405: "method_not_allowed", 400: "bad_request"}.get(error.status_code, "http_error")
+        code = _CODES.get(error.status_code, "http_error")
         return problem(error.status_code, code, str(error.detail), dict(error.headers or {}))
 
     async def on_error(_: Request, error: Exception) -> JSONResponse:

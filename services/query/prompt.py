@@ -11,6 +11,7 @@ from typing import Literal
 
 from services.query.citations import Hit
 from services.query.markers import NOT_IN_SOURCES, unmarked
+from services.query.places import place_of_hit
 from shared.errors import RequestError
 from shared.text import one_line
 
@@ -21,6 +22,8 @@ MESSAGE_TOKENS = 8
 HISTORY_SHARE = 0.25
 KEYS_DRAWN_MAX = 8
 LABEL_CHARACTERS_MAX = 200
+# As much as stands in a chunk's prefix: cut shorter, a table's last columns would have no names.
+CONTEXT_CHARACTERS_MAX = 500
 
 _RULES = f"""\
 You answer a question from sources: pieces of documents that were found for it.
@@ -124,8 +127,11 @@ def _fitting(hits: Sequence[Hit], key: str, count: Count, tokens_max: int) -> tu
 
 def _body(hit: Hit) -> str:
     """Write a hit with its place. Titles and names come from documents too, so they stand inside."""
-    labels = [("Document", hit.title or hit.source_uri.partition(":")[2]), ("Heading", hit.heading)]
-    if hit.page is not None:
-        labels.append(("Page", str(hit.page)))
-    head = [f"{name}: {one_line(value, LABEL_CHARACTERS_MAX)}" for name, value in labels if value.strip()]
+    labels = [
+        ("Document", hit.title or hit.source_uri.partition(":")[2], LABEL_CHARACTERS_MAX),
+        ("Heading", hit.heading, LABEL_CHARACTERS_MAX),
+        ("Place", place_of_hit(hit).words or "", LABEL_CHARACTERS_MAX),
+        ("Context", hit.context, CONTEXT_CHARACTERS_MAX),
+    ]
+    head = [f"{name}: {one_line(value, length_max)}" for name, value, length_max in labels if value.strip()]
     return "\n".join([*head, "", hit.text])

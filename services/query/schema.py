@@ -1,6 +1,7 @@
 """What goes in and out over HTTP."""
 
 import uuid
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from services.query.answer import QUESTION_CHARACTERS_MAX, STRATEGY, Answer, Asked
 from services.query.citations import Citation, Hit
 from services.query.filters import Filters
+from services.query.places import place_of_hit, place_of_quote
+from services.query.progress import Progress, Unit, show
 from services.query.prompt import Turn
 from services.query.store import CollectionRow, DocumentRow
 from services.query.wait import WAIT_SECONDS_MAX, Awaited
@@ -117,7 +120,11 @@ class SearchIn(_PlaceIn):
 
 
 class SourceOut(BaseModel):
-    """A span of a document that the answer quotes, verbatim: `quote` is characters `char_start` to `char_end` of its text."""
+    """A span of a document that the answer quotes, verbatim: `quote` is characters `char_start` to `char_end` of its text.
+
+    `place` says in words where the quote stands, `page` and `lines` (the first and the last) in numbers: a page may also be a
+    slide, a sheet or a cell, and a line a row. `context` is what the quote is read under, such as the names of its columns.
+    """
 
     index: int
     document_id: int
@@ -125,7 +132,10 @@ class SourceOut(BaseModel):
     file_path: str
     title: str | None
     heading: str
+    place: str | None
     page: int | None
+    lines: tuple[int, int] | None
+    context: str | None
     char_start: int
     char_end: int
     similarity: float
@@ -135,6 +145,7 @@ class SourceOut(BaseModel):
     def of(cls, citation: Citation) -> "SourceOut":
         """Show a citation."""
         hit = citation.hit
+        place = place_of_quote(citation)
         return cls(
             index=citation.index,
             document_id=hit.document_id,
@@ -142,7 +153,10 @@ class SourceOut(BaseModel):
             file_path=file_path(hit.source_uri),
             title=hit.title,
             heading=hit.heading,
-            page=hit.page,
+            place=place.words,
+            page=place.page,
+            lines=place.lines,
+            context=hit.context or None,
             char_start=citation.char_start,
             char_end=citation.char_end,
             similarity=round(hit.cosine, 4),
@@ -233,14 +247,17 @@ class AnswerOut(BaseModel):
 
 
 class HitOut(BaseModel):
-    """A chunk as it was ranked."""
+    """A chunk as it was ranked. `place`, `page` and `lines` say where it stands, as those of a source do."""
 
     document_id: int
     collection: str
     file_path: str
     title: str | None
     heading: str
+    place: str | None
     page: int | None
+    lines: tuple[int, int] | None
+    context: str | None
     char_start: int
     char_end: int
     score: float
@@ -251,13 +268,17 @@ class HitOut(BaseModel):
     @classmethod
     def of(cls, hit: Hit) -> "HitOut":
         """Show a hit."""
+        place = place_of_hit(hit)
         return cls(
             document_id=hit.document_id,
             collection=hit.collection,
             file_path=file_path(hit.source_uri),
             title=hit.title,
             heading=hit.heading,
-            page=hit.page,
+            place=place.words,
+            page=place.page,
+            lines=place.lines,
+            context=hit.context or None,
             char_start=hit.char_start,
             char_end=hit.char_end,
             score=round(hit.score, 6),
@@ -272,6 +293,26 @@ class HitsOut(BaseModel):
 
     data: list[HitOut]
     pending: int
+
+
+class ProgressOut(BaseModel):
+    """How far a document is with the stage that its `state` names.
+
+    While it is parsed, `unit` is pages, or characters where there are none, and for a short document chunks, without a
+    `total`; while it is embedded, chunks. `per_second` is the pace, of the last minute where texts are embedded, and
+    `seconds_left` what this stage still takes at it; both are null while that is not known.
+    """
+
+    unit: Unit
+    done: int
+    total: int | None
+    per_second: float | None
+    seconds_left: float | None
+
+    @classmethod
+    def of(cls, progress: Progress | None) -> "ProgressOut | None":
+        """Show how far a version is, if it is on its way."""
+        return None if progress is None else cls(**asdict(show(progress)))
 
 
 class DocumentOut(BaseModel):
@@ -292,9 +333,10 @@ class DocumentOut(BaseModel):
     detected_at: datetime
     ready_at: datetime | None
     metadata: dict[str, Any]
+    progress: ProgressOut | None
 
     @classmethod
-    def of(cls, row: DocumentRow) -> "DocumentOut":
+    def of(cls, row: DocumentRow, progress: Progress | None) -> "DocumentOut":
         """Show a document."""
         return cls(
             id=row.id,
@@ -312,6 +354,7 @@ class DocumentOut(BaseModel):
             detected_at=row.detected_at,
             ready_at=row.ready_at,
             metadata=row.metadata,
+            progress=ProgressOut.of(progress),
         )
 
 

@@ -80,11 +80,13 @@ ORDER BY t.lexeme
 -- $1 scope int[] · $2 collection_id int · $3 chunk_ids bigint[] · $4 lexemes text[]
 -- Rows: one per chunk.
 SELECT c.id AS chunk_id, c.document_id, c.text, c.prefix, c.heading, c.language::text AS language, c.token_count,
-  p.ordinal, p.page, p.char_start, p.char_end, d.source_uri, d.title, k.name AS collection,
+  p.ordinal, p.page, p.page_label, coalesce(p.page_turns, '[]') AS page_turns, v.page_unit, p.lines, v.line_unit,
+  p.char_start, p.char_end, d.source_uri, d.title, k.name AS collection,
   ARRAY(SELECT word.lexeme FROM unnest(c.tsv) AS word WHERE word.lexeme = ANY ($4::text[])) AS lexemes
 FROM chunk AS c
 JOIN document AS d ON d.collection_id = c.collection_id AND d.id = c.document_id
 JOIN chunk_position AS p ON p.collection_id = c.collection_id AND p.chunk_id = c.id AND p.version_id = d.live_version_id
+JOIN document_version AS v ON v.collection_id = p.collection_id AND v.id = p.version_id
 JOIN collection AS k ON k.id = c.collection_id
 WHERE c.collection_id = ANY ($1::integer[]) AND c.collection_id = $2::integer AND c.id = ANY ($3::bigint[])
 
@@ -198,7 +200,8 @@ SELECT
 -- Processes that were seen within $1.
 -- $1 silence interval
 -- Rows: 0..n.
-SELECT id, kind, host, pid, is_listening, note, is_hindered, extract(epoch FROM now() - last_seen_at)::double precision AS silent_seconds
+SELECT id, kind, host, pid, is_listening, note, is_hindered, waiting_file_count,
+  extract(epoch FROM now() - last_seen_at)::double precision AS silent_seconds
 FROM worker
 WHERE last_seen_at > now() - $1::interval
 ORDER BY kind, id

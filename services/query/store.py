@@ -110,6 +110,7 @@ class WorkerRow:
     is_listening: bool
     note: str | None
     is_hindered: bool
+    waiting_file_count: int
     silent_seconds: float
 
 
@@ -201,6 +202,8 @@ async def get_hits(
         fields = dict(row)
         rank = ranked[fields["chunk_id"]]
         fields["lexemes"] = frozenset(fields["lexemes"])
+        fields["lines"] = tuple(fields["lines"])
+        fields["page_turns"] = tuple(tuple(turn) for turn in json.loads(fields["page_turns"]))
         hits.append(Hit(**fields, cosine=rank.candidate.cosine, bm25=rank.candidate.bm25, score=rank.score))
     return hits
 

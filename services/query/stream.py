@@ -1,15 +1,15 @@
-"""An answer's events as server-sent events, and the end of the work when its client leaves.
+"""Server-sent events, and the end of the work behind them when their client leaves.
 
-**Invariants:** events are made by one task, which is cancelled as soon as the client has left, takes nothing for too long,
-or the process stops; what fails before the first event is an ordinary error; a stream that has begun and is read to its end
-ends with exactly one `done` or `error`.
+**Invariants:** an answer's events are made by one task, which is cancelled as soon as the client has left, takes nothing
+for too long, or the process stops; what fails before the first event is an ordinary error; the stream of an answer that is
+read to its end ends with exactly one `done` or `error`.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.requests import Request
@@ -19,6 +19,8 @@ from starlette.types import Message, Receive, Scope, Send
 from services.query.problems import problem_of
 
 T = TypeVar("T")
+# Nobody sees it: the client has left.
+STATUS_CLIENT_LEFT = 499
 # A slow client holds the model back instead of filling memory.
 EVENTS_HELD_MAX = 64
 # Proxies close what is silent for a minute.
@@ -35,6 +37,16 @@ class StreamEvent:
 
     name: str
     data: str
+
+
+class Source(Protocol):
+    """Where a stream's events come from."""
+
+    async def next(self) -> StreamEvent | Exception | None:
+        """Wait for the next event; None or what went wrong is the end. A call that is cancelled loses nothing."""
+
+    async def stop(self) -> None:
+        """End what makes them."""
 
 
 class ClientLeft(Exception):
@@ -54,7 +66,7 @@ async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
             raise ClientLeft
         return working.result()
     finally:
-        await _end(working, leaving)
+        await end_tasks(working, leaving)
 
 
 async def open_stream(request: Request, events: AsyncGenerator[StreamEvent, None]) -> "EventStream":
@@ -103,7 +115,7 @@ class _Production:
 
     async def stop(self) -> None:
         """End the work, with everything that it has open."""
-        await _end(self._task)
+        await end_tasks(self._task)
 
 
 class EventStream(StreamingResponse):
@@ -111,10 +123,10 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, production: _Production, first: StreamEvent | None) -> None:
+    def __init__(self, source: Source, first: StreamEvent | None) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(self._encode(first), headers=headers)
-        self._production = production
+        self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI's signature)
         """Send until the last event, or until the client has left."""
@@ -126,8 +138,8 @@ class EventStream(StreamingResponse):
                 with suppress(OSError):  # the client left, or took nothing any more
                     sending.result()
         finally:
-            await _end(sending, leaving)
-            await self._production.stop()
+            await end_tasks(sending, leaving)
+            await self._source.stop()
 
     async def _encode(self, first: StreamEvent | None) -> AsyncIterator[bytes]:
         made: StreamEvent | Exception | None = first
@@ -136,7 +148,7 @@ class EventStream(StreamingResponse):
             while True:
                 try:
                     async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                        made = await self._production.next()
+                        made = await self._source.next()
                     break
                 except TimeoutError:
                     yield KEEPALIVE_COMMENT
@@ -157,7 +169,8 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-async def _end(*tasks: asyncio.Task[Any]) -> None:
+async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
+    """Stop some tasks, and wait until they have."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

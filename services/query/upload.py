@@ -20,8 +20,10 @@ FIELDS_MAX = 20
 HEADERS_MAX = 8
 HEADER_BYTES_MAX = 8192
 NAME_BYTES_MAX = 2000
-# Between two pieces, and for the whole body. Bytes that belong to no document are swept after an hour.
-SILENCE_SECONDS_MAX = 60.0
+# What is waited for so many bytes, else whoever sends one a minute keeps a place for an hour; and for the whole body.
+# Bytes that belong to no document are swept after an hour.
+PACE_BYTES = 65_536
+PACE_SECONDS_MAX = 60.0
 UPLOAD_SECONDS_MAX = 3000.0
 
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -72,11 +74,13 @@ async def paced(chunks: AsyncIterator[bytes], *, bytes_max: int) -> AsyncIterato
     """
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + UPLOAD_SECONDS_MAX
-    body_bytes = 0
+    body_bytes = paced_bytes = 0
+    patience_seconds = PACE_SECONDS_MAX
     while True:
+        began_at = loop.time()
         try:
             # Around this wait alone: whoever stores the bytes has time-outs of their own.
-            async with asyncio.timeout_at(min(ends_at, loop.time() + SILENCE_SECONDS_MAX)):
+            async with asyncio.timeout_at(min(ends_at, began_at + patience_seconds)):
                 chunk = await anext(chunks, None)
         except TimeoutError:
             raise UploadStalled from None
@@ -85,6 +89,9 @@ async def paced(chunks: AsyncIterator[bytes], *, bytes_max: int) -> AsyncIterato
         if chunk is None:
             return
         body_bytes += len(chunk)
+        patience_seconds -= loop.time() - began_at
+        if body_bytes - paced_bytes >= PACE_BYTES:
+            paced_bytes, patience_seconds = body_bytes, PACE_SECONDS_MAX
         if body_bytes > bytes_max:
             raise BodyTooLarge(
                 f"one upload may have at most {bytes_max} bytes (ASKBOX_MAX_UPLOAD_BYTES): send fewer files at a time"
@@ -136,8 +143,8 @@ class _Parser:
                 boundary,
                 {
                     "on_part_begin": self._headers.clear,
-                    "on_header_field": lambda data, start, end: self._field.extend(data[start:end]),
-                    "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+                    "on_header_field": lambda data, start, end: _extend(self._field, data[start:end]),
+                    "on_header_value": lambda data, start, end: _extend(self._value, data[start:end]),
                     "on_header_end": self._end_header,
                     "on_headers_finished": self._begin_part,
                     "on_part_data": lambda data, start, end: self._pieces.append(data[start:end]),
@@ -145,7 +152,7 @@ class _Parser:
                     "on_end": self._end,
                 },
                 max_header_count=HEADERS_MAX,
-                max_header_size=HEADER_BYTES_MAX,
+                max_header_size=2**31,  # `_extend` bounds it, and says so
             )
         except FormParserError:
             raise RequestError("the boundary of the Content-Type is too long") from None
@@ -185,6 +192,12 @@ class _Parser:
         self._counts[kind] += 1
         if self._counts[kind] > most:
             raise BodyTooLarge(f"one upload may have at most {most} {kind}s: send the others in another one")
+
+
+def _extend(kept: bytearray, more: bytes) -> None:
+    kept += more
+    if len(kept) > HEADER_BYTES_MAX:
+        raise BodyTooLarge(f"the headers of a part are too long: a file's name may have at most {NAME_BYTES_MAX} bytes")
 
 
 def _decode(name: bytes) -> str:

@@ -91,7 +91,7 @@ async def asking(
             ledger=ledger,
         )
         deps = Deps(reader_pool, answerer, slots or Slots(4, waiting_max=8), settings, "test")
-        async with _served(deps) if is_real else _called(deps) as client:
+        async with served(deps) if is_real else _called(deps) as client:
             yield App(deps, chats_of(server), ledger, client)
 
 
@@ -103,7 +103,8 @@ async def _called(deps: Deps) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 @asynccontextmanager
-async def _served(deps: Deps) -> AsyncIterator[httpx2.AsyncClient]:
+async def served(deps: Deps) -> AsyncIterator[httpx2.AsyncClient]:
+    """Serve over a real socket."""
     listening = socket.create_server(("127.0.0.1", 0))
     # Small, so that little has to be written until a caller who takes nothing is felt; connections inherit it.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)

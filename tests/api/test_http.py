@@ -194,6 +194,17 @@ async def test_health_names_what_is_missing_and_recovers(client, pool):
     assert response.json()["status"] == "ok"
 
 
+async def test_health_tells_how_many_files_wait_to_be_taken_and_is_well(client, pool):
+    for number, kind in enumerate(("ingester", "ingester", "embedder")):
+        worker_id = await queue.register_worker(pool, kind=kind, host="here", pid=number)
+        count = 700 + number if kind == "ingester" else 0
+        await queue.touch_worker(pool, worker_id, is_listening=True, note=None, waiting_file_count=count)
+    response = await client.get("/health")
+    assert response.status_code == 200
+    assert response.json()["checks"]["inbox"] == {"ok": True, "waiting_files": 701}  # both see the same folder
+    assert "\naskbox_inbox_waiting_files 701.0" in (await client.get("/metrics")).text
+
+
 async def test_health_shows_a_deaf_listener(client, pool):
     for kind in ("ingester", "embedder"):
         worker_id = await queue.register_worker(pool, kind=kind, host="here", pid=1)

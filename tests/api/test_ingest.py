@@ -179,6 +179,8 @@ async def test_body_that_is_announced_as_too_large_is_not_read(reader_pool, coll
         (part("", b"") + b"--xx--\r\n", CONTENT_TYPE, 400, "no file"),
         (part("..", b"x") + b"--xx--\r\n", CONTENT_TYPE, 413, "name"),
         (part(None, b"x" * 2000, "other") + b"--xx--\r\n", CONTENT_TYPE, 413, "text field"),
+        (part("a.md", b"one") + part("x" * 10_000, b"two"), CONTENT_TYPE, 413, "headers of a part are too long"),
+        (part("a.md", b"one") + part("line\r\nbreak.md", b"two"), CONTENT_TYPE, 400, "not what its Content-Type says"),
         (part("a.md", b"one") + part("b.md", b"two"), CONTENT_TYPE, 400, "ends before its last boundary"),
         (part("a.md", b"one") + part("b.md", b"tw")[:-2], CONTENT_TYPE, 400, "ends before its last boundary"),
     ],
@@ -187,6 +189,13 @@ async def test_bad_upload_says_why_and_leaves_nothing(client, pool, collection_i
     response = await send_raw(client, body, content_type)
     assert is_problem(response, status)
     assert reason in response.json()["detail"]
+    assert await left_over(pool) == {}
+
+
+async def test_more_files_than_allowed_are_refused_and_nothing_stays_of_any(client, pool, collection_id, monkeypatch):
+    monkeypatch.setattr(upload, "FILES_MAX", 3)
+    body = b"".join(part(f"{number}.md", b"text") for number in range(4)) + b"--xx--\r\n"
+    assert is_problem(await send_raw(client, body), 413)
     assert await left_over(pool) == {}
 
 
@@ -227,7 +236,7 @@ async def test_stopped_server_leaves_nothing_of_an_upload_in_hand(client, pool, 
 
 
 async def test_silent_sender_is_given_up(client, pool, collection_id, monkeypatch):
-    monkeypatch.setattr(upload, "SILENCE_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(upload, "PACE_SECONDS_MAX", 0.05)
 
     async def silent() -> AsyncIterator[bytes]:
         yield part("a.md", b"x" * 100)

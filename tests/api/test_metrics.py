@@ -71,10 +71,12 @@ async def test_what_workers_counted_is_shown_after_they_have_gone(client, pool, 
         metrics.count_embedded(24, 512)
         metrics.count_version_ready(0.4)
         metrics.count_versions_failed(1)
+        metrics.count_events_dropped()
     shown = await scrape(client)
     assert shown[sample("askbox_jobs_total", stage="embed", outcome="completed")] == 24
     assert shown[sample("askbox_jobs_total", stage="ingest", outcome="buried")] == 1
     assert shown[sample("askbox_embedded_texts_total")] == 24
+    assert shown[sample("askbox_inbox_events_dropped_total")] == 1
     assert shown[sample("askbox_versions_total", state="failed")] == 1
     duration = {"stage": "embed", "outcome": "completed"}
     assert shown[sample("askbox_job_duration_seconds_bucket", le="0.25", **duration)] == 2

@@ -98,6 +98,26 @@ async def test_caller_who_takes_nothing_is_cut_off(port, state, monkeypatch):
         await until(lambda: _are_none(state.connections | state.tasks))
 
 
+@pytest.mark.parametrize("unread", [b"", HEAD % b"/short" + b"Content-Length: 9\r\n\r\n"])
+async def test_caller_who_does_not_take_the_end_is_cut_off(port, state, monkeypatch, unread):
+    """What is less than a transport holds back for is nobody's to watch while the answer goes on."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    await until(lambda: _are(state.connections))
+    (slow,) = state.connections
+    monkeypatch.setattr(connection, "TAKE_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.01)
+    for transport in (slow.transport, slow.transport._transport):
+        monkeypatch.setattr(transport, "get_write_buffer_size", lambda: 9, raising=False)
+    inner = slow.transport._transport  # it goes on for as long as something waits to be taken
+    monkeypatch.setattr(inner, "close", lambda: monkeypatch.setattr(inner, "is_closing", lambda: True))
+    writer.write(unread)
+    if not unread:
+        slow.transport.close()
+        slow.resume_writing()
+    await until(lambda: _are_none(state.connections))
+    writer.close()
+
+
 async def test_caller_who_takes_a_little_is_given_time(port, state, monkeypatch):
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     await until(lambda: _are(state.connections))

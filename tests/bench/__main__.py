@@ -1,6 +1,6 @@
 """`make bench`: figures of the real pipeline as ratios within one run, and ranking quality. Nothing here is a timed test.
 
-`python -m tests.bench [rate] [freshness] [ranking] [index]` runs some of it.
+`python -m tests.bench [rate] [freshness] [ranking] [index] [linear] [parse] [large]` runs some of it.
 """
 
 import shutil
@@ -142,9 +142,30 @@ def index(folder: Path) -> None:
         server.cleanup()
 
 
+def linear(folder: Path) -> None:
+    """How much longer twice the text takes, in every stage that a file's text passes."""
+    from tests.bench.linear import measure
+
+    measure()
+
+
+def parse(folder: Path) -> None:
+    """Each parser beside the bare library, and chunking beside its tokenizer."""
+    from tests.bench.parse import measure
+
+    measure(folder)
+
+
+def large(folder: Path) -> None:
+    """Files of 1,000 pages, 100 MB and 1,000,000 rows: seconds, memory, and how long a note waits behind them."""
+    from tests.bench.large import measure
+
+    measure(folder)
+
+
 def main() -> None:
     """Run the named parts, or all."""
-    parts = {part.__name__: part for part in (rate, freshness, ranking, index)}
+    parts = {part.__name__: part for part in (rate, freshness, ranking, index, linear, parse, large)}
     for name in sys.argv[1:] or parts:
         folder = Path(tempfile.mkdtemp(prefix="askbox-bench-"))
         folder.chmod(0o755)

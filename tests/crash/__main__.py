@@ -33,7 +33,11 @@ PARTS: tuple[str, ...] = (
     "deletes",
     "stops",
     "duplicates",
+    "uploads",
     "clocks",
+    "motion",
+    "flood",
+    "hostile",
     "mutants",
 )
 RESULTS = Path(__file__).with_name("results.json")

@@ -32,7 +32,7 @@ DEFAULTS = {
 }
 LISTENER = "listener"  # stands in the application_name of every connection that listens
 STORM = 50_000
-FILES, BLACK_HOLES, WHOLE_BLACK_HOLES, RESTARTS = 30, 6, 3, 6
+FILES, BLACK_HOLES, WHOLE_BLACK_HOLES, RESTARTS = 15, 6, 3, 6
 # How long until a document that comes at some moment is dropped behind the one before, at most: longer than the poll.
 SPREAD_SECONDS_MAX = 6.0
 PATIENCE_SECONDS = 180.0

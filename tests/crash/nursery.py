@@ -21,7 +21,7 @@ from shared.process import die_with_parent, run_process
 
 KINDS = ("ingester", "embedder", "query")
 # Imported by them when they are needed, which is at every start.
-ALSO = ("openai", "tiktoken", "numpy", "pgvector.asyncpg", "watchdog.observers", "services.query.app")
+ALSO = ("openai", "tiktoken", "numpy", "pgvector.asyncpg", "services.query.app")
 START_SECONDS_MAX = 60.0
 MESSAGE_BYTES_MAX = 65_536
 

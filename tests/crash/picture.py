@@ -7,7 +7,8 @@ import asyncpg
 # A document as a question can meet it: every chunk in its place, with the text, the hash and the vector.
 _DOCUMENTS = """
 SELECT k.name AS collection, d.source_uri, encode(b.sha256, 'hex') AS sha256,
-  jsonb_agg(jsonb_build_array(p.ordinal, c.prefix, c.text, encode(c.text_hash, 'hex'), p.char_start, p.char_end, v.vector::text)
+  jsonb_agg(jsonb_build_array(p.ordinal, c.prefix, c.text, encode(c.text_hash, 'hex'), p.char_start, p.char_end, p.page,
+                                     p.page_label, p.page_turns, p.lines, v.vector::text)
             ORDER BY p.ordinal) FILTER (WHERE p.chunk_id IS NOT NULL) AS chunks
 FROM document AS d
 JOIN collection AS k ON k.id = d.collection_id

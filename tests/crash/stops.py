@@ -240,7 +240,7 @@ async def ingester_with_a_hanging_parser(system: System, case: str, signals: Seq
 
 
 async def queries_in_work(places: Places, found: Stops) -> None:
-    """An answer is being streamed; a question waits for its vector; an upload comes slowly."""
+    """An answer is being streamed; somebody watches; a question waits for its vector; an upload comes slowly."""
     async with places.system(ASKBOX_LLM_MODEL="test-chat") as system:
         await system.add("embedder")
         await system.add("ingester")
@@ -248,6 +248,7 @@ async def queries_in_work(places: Places, found: Stops) -> None:
         await _until(system, "SELECT count(*) > 0 FROM document_version WHERE state = 'ready'", "the note is not ready")
         for case, signals in (("SIGTERM", TERM), ("SIGTERM twice", TWICE), ("SIGINT", INT)):
             found.add(await query_in_mid_stream(system, f"query in mid-stream, {case}", signals))
+        found.add(await query_with_viewers(system, "query with viewers"))
         found.add(await query_with_a_silent_provider(system, "query, silent provider"))
         found.add(await query_in_an_upload(system, "query in an upload"))
 
@@ -280,6 +281,24 @@ async def query_in_mid_stream(system: System, case: str, signals: Sequence[signa
     body = await asyncio.wait_for(reading, GIVEN_UP_SECONDS)
     assert "opens" in body, body
     await system.wait(_true(lambda: chats.calls[-1].left_at), GIVEN_UP_SECONDS, "the model is still asked")
+    return stopped
+
+
+async def query_with_viewers(system: System, case: str) -> Stop:
+    """Clients watch the work, which has no end: their streams end all the same, and as streams should."""
+    member = await _query(system)
+    seen: list[str] = []
+
+    async def watch() -> None:
+        async with httpx2.AsyncClient(trust_env=False, timeout=GIVEN_UP_SECONDS) as client:
+            async with client.stream("GET", f"http://127.0.0.1:{member.port}/ingest/events") as response:
+                async for line in response.aiter_lines():
+                    seen.append(line)  # noqa: PERF401 (one by one, as they come)
+
+    watching = [asyncio.create_task(watch()) for _ in range(3)]
+    await system.wait(_true(lambda: seen.count("event: work") >= len(watching)), GIVEN_UP_SECONDS, "nothing is shown")
+    stopped = await stop(system, "query", case)
+    await asyncio.wait_for(asyncio.gather(*watching), GIVEN_UP_SECONDS)  # a stream that is cut raises
     return stopped
 
 

@@ -54,6 +54,7 @@ POINTS: tuple[Point, ...] = (
     *_points("ingester", "kill raise hang", F.COMPLETION_WRITTEN, F.PARSING_WRITTEN, F.PARSING_COMMITTED, F.BLOB_READ),
     *_points("ingester", "kill raise hang", F.HEAD_PARSED, F.CHUNKS_WRITTEN, F.STAGING_WRITTEN, F.STAGING_COMMITTED),
     *_points("ingester", "kill raise hang", F.CHUNKS_COMMITTED, needs="large"),
+    *_points("ingester", "kill raise hang", F.ATTACHMENT_STORED, F.ATTACHMENTS_WRITTEN, needs="mail"),
     *_points("ingester", "kill raise", F.DOCUMENT_LOCKED, F.CHUNKS_PUBLISHED, F.VERSION_LIVE, F.VERSION_PUBLISHED),
     *_points("ingester", "kill raise", F.VERSIONS_SWEPT, needs="slow"),
     *_points("ingester", "kill raise hang", F.FOLDER_LISTED, F.SCANNED_FILE_TAKEN, F.SCANNED_FILE_LINKED, needs="folder"),

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Callable, Coroutine
+from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,26 @@ _NEWEST = """
 SELECT w.state = $2 FROM document AS d JOIN document_version AS w ON w.document_id = d.id AND w.collection_id = d.collection_id
 WHERE d.source_uri = $1 ORDER BY w.id DESC LIMIT 1
 """
+
+
+_VERSIONS_HELD = """
+SELECT array_agg(held.name || ' ' || held.versions ORDER BY held.name)
+FROM (
+  SELECT split_part(d.source_uri, '//', 2) AS name, count(*) AS versions
+  FROM document AS d JOIN document_version AS w ON w.document_id = d.id AND w.collection_id = d.collection_id
+  WHERE split_part(d.source_uri, '//', 1) = $1 AND d.parent_id IS NOT NULL
+  GROUP BY d.source_uri
+) AS held
+"""
+
+
+def _letter(files: dict[str, str]) -> bytes:
+    message = EmailMessage()
+    message["From"], message["Subject"] = "ada@example.org", "Trees"
+    message.set_content("See what is attached.")
+    for name, text in files.items():
+        message.add_attachment(text, filename=name)
+    return message.as_bytes()
 
 
 class Round:
@@ -49,6 +70,7 @@ class Round:
             sweep.unlink(f"t{n - 2}.md", is_document=False)
         extras: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "bad": self._bad, "poison": self._poison, "folder": self._folder, "collection": self._collection, "large": self._large,
+            "mail": self._mail,
         }  # fmt: skip
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._send())
@@ -143,6 +165,23 @@ class Round:
         sweep.write(f"large{n}.md", f"# Heron {n}\n\n{lines}")
         await self._wait_state(f"inbox:large{n}.md", "ready")
         sweep.unlink(f"large{n}.md")
+
+    async def _mail(self) -> None:
+        """Mails with attachments, in the inbox and sent; another version holds others. They go with their mail."""
+        n, sweep = self._number, self._sweep
+        path = sweep.system.inbox / f"m{n}.eml"
+        path.write_bytes(_letter({"x.md": self.text("Lime"), "y.md": self.text("Plum")}))
+        await self._wait_state(f"inbox:m{n}.eml//x.md", "ready")
+        await self._wait_state(f"inbox:m{n}.eml//y.md", "ready")
+        path.write_bytes(_letter({"y.md": self.text("Plum"), "z.md": self.text("Pear")}))
+        await self._wait_state(f"inbox:m{n}.eml//z.md", "ready")
+        seen = await sweep.fetchval(_VERSIONS_HELD, f"inbox:m{n}.eml")
+        sweep.report.expect(seen == ["y.md 1", "z.md 1"], f"versions of attachments: {seen}")
+        content = _letter({"x.md": self.text("Lime"), "w.md": self.text("Reed")})
+        await sweep.insist("POST", "/ingest/files", files={"file": (f"sent{n}.eml", content)})
+        await self._wait_state(f"upload:sent{n}.eml//w.md", "ready")
+        await sweep.delete(f"upload:sent{n}.eml")
+        path.unlink()
 
     async def _wait_state(self, source_uri: str, state: str) -> None:
         await self._system.wait(

@@ -58,6 +58,7 @@ class Member:
     exits: list[int] = field(default_factory=list)
     keeper: "asyncio.Task[None] | None" = None
     once: dict[str, str] = field(default_factory=dict)
+    wrapper: tuple[str, ...] = ()
 
     @property
     def pid(self) -> int | None:
@@ -95,9 +96,15 @@ class System:
     # -- processes --------------------------------------------------------------------------------------------------
 
     async def add(
-        self, kind: str, name: str | None = None, *, once: dict[str, str] | None = None, **settings: str
+        self,
+        kind: str,
+        name: str | None = None,
+        *,
+        once: dict[str, str] | None = None,
+        wrapper: tuple[str, ...] = (),
+        **settings: str,
     ) -> Member:
-        """Start a process that is started again whenever it ends; `once` is for its first start alone."""
+        """Start a process that is started again whenever it ends; `once` is for its first start alone, `wrapper` a command before it."""
         name = name or kind
         path = self.cluster.socket_path
         proxy = Proxy(lambda: asyncio.open_unix_connection(path), speaks_postgres=True)
@@ -115,7 +122,7 @@ class System:
         if port is not None:
             environment["ASKBOX_HTTP_PORT"] = str(port)
         environment |= self._settings | settings
-        member = Member(name, kind, proxy, environment, port, once=dict(once or {}))
+        member = Member(name, kind, proxy, environment, port, once=dict(once or {}), wrapper=wrapper)
         self.members[name] = member
         await self._spawn(member)
         member.keeper = asyncio.create_task(self._keep(member))
@@ -130,7 +137,7 @@ class System:
                 member.once = {}
                 return
             member.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", f"services.{member.kind}",
+                *member.wrapper, sys.executable, "-m", f"services.{member.kind}",
                 cwd=self.folder, env=environment,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip

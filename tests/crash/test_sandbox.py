@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import zipfile
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,8 +20,8 @@ from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen.canvas import Canvas
 
 from services.ingester.chunking import Chunk
-from services.ingester.parsing.registry import DOCX
-from services.ingester.sandbox import ParsedHead, ParseLimits, ParserPool, _Child, _read
+from services.ingester.parsing.registry import DOCX, ODT
+from services.ingester.sandbox import TIMED_BYTES, ParsedHead, ParseLimits, ParserPool, _Child, _read
 from shared.errors import CorruptFile, EncryptedFile, NeedsOcr, ParserLimit, PermanentError, UnsupportedFormat
 from shared.settings import BUNDLED_MODEL
 from tests.waiting import until
@@ -87,6 +88,21 @@ async def test_file_is_parsed_and_chunked_in_a_child(parsers):
     head, chunks = await parse(parsers, b"# Title\n\nA sentence. Another one.\n")
     assert (head.media_type, head.title) == ("text/markdown", "Title")
     assert [chunk.text for chunk in chunks] == ["A sentence. Another one."]
+    assert (head.page_unit, head.line_unit) == ("page", "line")
+    assert [chunk.lines for chunk in chunks] == [[3]]
+
+
+async def test_pages_and_their_names_come_back_from_the_child(parsers):
+    file = io.BytesIO()
+    canvas = Canvas(file)
+    for sentence in ("A preface thanks many people.", "It thanks some more."):
+        canvas.drawString(72, 700, sentence)
+        canvas.showPage()
+    canvas.addPageLabel(0, style="ROMAN_LOWER")
+    canvas.save()
+    _, chunks = await parse(parsers, file.getvalue(), "a.pdf")
+    assert [(chunk.page, chunk.page_label) for chunk in chunks] == [(1, "i")]
+    assert [[tuple(turn) for turn in chunk.page_turns] for chunk in chunks] == [[(chunks[0].text.index("It"), 2, "ii")]]
 
 
 async def test_many_files_are_parsed_at_once(parsers):
@@ -151,12 +167,32 @@ async def test_child_that_takes_too_long_is_stopped_and_the_next_file_passes():
         await parsers.stop()
 
 
+def test_large_file_has_its_seconds_for_each_part_and_a_small_one_no_fewer():
+    limits = ParseLimits(120, GIB, 128)
+    assert limits.seconds_for(0) == limits.seconds_for(TIMED_BYTES) == 120
+    assert limits.seconds_for(100_000_000) == pytest.approx(120 * 100_000_000 / TIMED_BYTES)
+
+
 async def test_child_that_needs_too_much_memory_fails_alone():
     parsers = ParserPool(BUNDLED_MODEL, ParseLimits(60, 512 * 1024**2, 128))
     try:
         with pytest.raises(PermanentError):
             await parse(parsers, b"x y " * 100_000_000, "large.txt")
         assert (await parse(parsers, b"short"))[1][0].text == "short"
+    finally:
+        await parsers.stop()
+
+
+async def test_document_whose_elements_need_too_much_memory_says_so():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mimetype", ODT)
+        archive.writestr("padding", os.urandom(512 * 1024))  # or it would be refused for what it unpacks to
+        archive.writestr("content.xml", b"<d>" + b"<e/>" * 12_000_000 + b"</d>")
+    parsers = ParserPool(BUNDLED_MODEL, ParseLimits(60, 512 * 1024**2, 128))
+    try:
+        with pytest.raises(ParserLimit, match="split the file"):
+            await parse(parsers, file.getvalue(), "dense.odt")
     finally:
         await parsers.stop()
 

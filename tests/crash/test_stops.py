@@ -23,3 +23,5 @@ async def test_work_in_hand_is_given_back_though_its_process_is_told_twice_to_st
                 assert stopped.code == 0, system.tail()
                 stopped = await stops.query_in_mid_stream(system, "query", stops.TWICE)
                 assert stopped.code == 0, system.tail()
+                stopped = await stops.query_with_viewers(system, "query with viewers")
+                assert stopped.code == 0, system.tail()

@@ -19,6 +19,7 @@ from shared.database import connect, open_pool, retry_conflicts
 from shared.errors import ConfigError, CorruptFile, LeaseLost
 from shared.publication import PublicationSweep
 from tests.factories import HashModel, arrive, claim, make_chunks, make_collection, publish_version, stage_version
+from tests.waiting import until
 
 Hook = Callable[[], Awaitable[None]]
 
@@ -97,6 +98,38 @@ async def test_attempt_after_one_that_died_within_its_staging_begins_anew(pool, 
     await lose_lease(owner, pool)
     await ingest(pool)
     assert await owner.fetchval("SELECT count(*) FROM staged_chunk") == 3
+
+
+async def test_jobs_of_a_long_version_are_made_in_parts_each_text_once(pool, owner, monkeypatch):
+    monkeypatch.setattr("services.ingester.ingest.JOB_CHUNKS_PER_TRANSACTION", 3)
+    texts = [f"text {number % 8}" for number in range(10)]
+    await arrive(pool, "\n".join(texts))
+    await ingest(pool)
+    assert await owner.fetchval("SELECT count(*) FROM job WHERE stage = 'embed'") == 8
+    made = await owner.fetchval("SELECT detail ->> 'embed_jobs' FROM document_event WHERE outcome = 'staged'")
+    assert int(made) == 8
+    transactions = await owner.fetchval("SELECT count(DISTINCT xmin::text) FROM job WHERE stage = 'embed'")
+    assert transactions == 3  # of four parts the last repeats what has its jobs
+
+
+async def test_long_publication_holds_up_no_other(pool, owner):
+    await stage_version(pool, ["of the long one"], source_uri="inbox:long.md")
+    _, model_id = await make_collection(pool)
+    handler = EmbedHandler(pool, HashModel(), model_id)
+    (long,) = await claim(pool, "embed")
+    await handler.process([long])
+    async with owner.transaction():  # as long as its document is held, it is not published
+        await owner.execute("SELECT 1 FROM document WHERE source_uri = 'inbox:long.md' FOR UPDATE")
+        await handler.after([long])
+        await stage_version(pool, ["of the note"], source_uri="inbox:note.md")
+        (note,) = await claim(pool, "embed")
+        await handler.process([note])
+        await handler.after([note])
+        await until(
+            lambda: pool.fetchval("SELECT live_version_id IS NOT NULL FROM document WHERE source_uri = 'inbox:note.md'")
+        )
+    await handler.finish()
+    assert await owner.fetchval("SELECT count(*) FROM document WHERE live_version_id IS NOT NULL") == 2
 
 
 async def test_zombie_ingester_stages_nothing(pool, owner):

@@ -61,6 +61,20 @@ async def test_original_is_swept_when_it_is_old_and_no_version_names_it(pool, ow
     assert kept == {young.blob_id, of_version}
 
 
+async def test_large_originals_are_swept_a_few_at_a_time(pool, owner, monkeypatch):
+    """All of them in one statement would be more than its time allows, again and again."""
+    monkeypatch.setattr(intake, "PART_BYTES", 10)
+    monkeypatch.setattr(intake, "SWEEP_PARTS_MAX", 4)
+    for content in (b"x" * 20, b"y" * 20, b"z" * 70, b""):
+        await intake.store_bytes(pool, pieces(content))
+        await owner.execute("UPDATE blob SET created_at = created_at - interval '1 day'")
+    left = []
+    for _ in range(4):
+        left.append(await owner.fetchval("SELECT count(*) FROM blob"))
+        await intake.sweep_storage(pool)
+    assert left == [4, 2, 1, 0]
+
+
 async def test_ended_version_is_swept_when_it_was_followed_long_ago(pool, owner):
     for content in ("first", "second", "third"):
         await arrive(pool, content)

@@ -136,6 +136,32 @@ async def test_migrating_again_applies_nothing(url: str):
     assert await catalogue(url) == before
 
 
+async def test_what_was_published_before_places_were_known_stays_valid(empty_url: str, folder: Path):
+    for path in folder.glob("*.sql"):
+        if path.stem[:4] > "0013":
+            path.unlink()
+    await asyncio.to_thread(migrate, empty_url, folder)
+    await execute(
+        empty_url,
+        "SET search_path = askbox, public;"
+        "INSERT INTO embedding_model (name, dimension) VALUES ('m', 2);"
+        "INSERT INTO collection (name, embedding_model_id) VALUES ('default', 1);"
+        "INSERT INTO blob (sha256, file_bytes) VALUES (sha256('x'), 1);"
+        "INSERT INTO document (collection_id, source_uri) VALUES (1, 'inbox:a.pdf');"
+        "INSERT INTO document_version (collection_id, document_id, blob_id, state, chunk_count, token_count, ready_at, ended_at)"
+        " VALUES (1, 1, 1, 'ready', 1, 1, now(), now());"
+        "INSERT INTO chunk (collection_id, document_id, chunk_hash, text_hash, text, prefix, heading, language, token_count,"
+        " tsv, lexeme_count) VALUES (1, 1, 'h', sha256('x'), 'x', '', '', 'simple', 1, '', 0);"
+        "INSERT INTO chunk_position VALUES (1, 1, 0, 1, 12, 0, 1);",
+    )
+    await asyncio.to_thread(migrate, empty_url)
+    placed = (
+        "SELECT (p.page, p.page_label, p.page_turns, p.lines, v.page_unit, v.line_unit)::text FROM askbox.chunk_position AS p"
+        " JOIN askbox.document_version AS v ON v.id = p.version_id"
+    )
+    assert await fetchval(empty_url, placed) == "(12,,,{},page,line)"
+
+
 async def test_processes_that_start_together_migrate_once(empty_url: str):
     with ThreadPoolExecutor(max_workers=4) as threads:
         applied = list(threads.map(migrate, [empty_url] * 4))

@@ -77,6 +77,13 @@ async def explain(conn: asyncpg.Connection | asyncpg.Pool, statement: str, *argu
     return list(nodes(document["Plan"]))
 
 
+async def test_jobs_of_texts_are_looked_up_by_text_whatever_the_statistics_know(workers):
+    statement = publication.STATEMENTS["advance_embed_jobs"]
+    plan = await explain(workers, statement, 1, 1, 1, publication.CHUNKS_PER_RANK, 0, publication.ORDINAL_MAX)
+    (look,) = [node for node in plan if node.get("Alias") == "k"]
+    assert "text_hash" in look["Index Cond"]
+
+
 @pytest.mark.parametrize("stage", ["embed", "ingest"])
 @pytest.mark.parametrize(
     ("is_fifo", "is_suspect", "index"),

@@ -11,6 +11,7 @@ import pytest
 from services.console.doctor import statements as doctor
 from services.console.keys import Key
 from services.embedder.index_ddl import SearchIndex
+from services.ingester.attachments import Holder
 from services.ingester.store import ScanRequest, VersionToParse
 from services.query.citations import Hit
 from services.query.fusion import Candidate
@@ -23,6 +24,7 @@ from services.query.ingest_store import (
     RequestRow,
     TokenSums,
 )
+from services.query.progress import Ended, InWork, Progress
 from services.query.store import CollectionRow, DocumentRow, FoundKey, Pause, SkippedFile, WorkCounts, WorkerRow
 from shared.database import connect, prepare_connection
 from shared.publication import VersionKey
@@ -39,11 +41,13 @@ FILES = [
     ("shared", "intake.sql", "askbox_worker"),
     ("shared", "models.sql", "askbox_reader"),
     ("services.ingester", "statements.sql", "askbox_worker"),
+    ("services.ingester", "attachments.sql", "askbox_worker"),
     ("services.embedder", "statements.sql", "askbox_worker"),
     ("services.query", "statements.sql", "askbox_reader"),
     ("services.query", "ingest.sql", "askbox_reader"),
     ("services.query", "filters.sql", "askbox_reader"),
     ("services.query", "metrics.sql", "askbox_reader"),
+    ("services.query", "progress.sql", "askbox_reader"),
     ("shared", "totals.sql", "askbox_worker"),
     ("services.query", "ledger.sql", "askbox_reader"),
     ("services.query", "collections.sql", "askbox_reader"),
@@ -78,10 +82,14 @@ ROWS = {
     ("shared", "publication.sql", "versions_waiting_for_texts"): (VersionKey, set()),
     ("shared", "publication.sql", "versions_in_embedding"): (VersionKey, set()),
     ("services.ingester", "statements.sql", "get_version"): (VersionToParse, set()),
+    ("services.ingester", "attachments.sql", "get_holder"): (Holder, set()),
     ("services.ingester", "statements.sql", "get_scan"): (ScanRequest, set()),
     ("services.query", "ingest.sql", "get_request"): (RequestRow, set()),
     ("services.query", "ingest.sql", "list_requested"): (RequestedDocument, set()),
     ("services.query", "ingest.sql", "list_events"): (EventRow, set()),
+    ("services.query", "progress.sql", "list_in_work"): (InWork, set()),
+    ("services.query", "progress.sql", "list_progress"): (Progress, set()),
+    ("services.query", "progress.sql", "list_ended"): (Ended, set()),
     ("services.query", "ingest.sql", "list_failed"): (FailedDocument, set()),
     ("services.query", "ingest.sql", "list_dead_letters"): (DeadLetterRow, set()),
     ("services.query", "ingest.sql", "get_original"): (Original, set()),

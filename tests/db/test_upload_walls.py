@@ -162,15 +162,16 @@ async def test_size_of_stored_bytes_has_to_be_theirs(pool, ours):
         await intake.add_version(pool, ours, "inbox:a.md", StoredBytes(stored.blob_id, stored.sha256, 5))
 
 
-async def test_embedded_texts_are_counted_inside_the_scope_only(reader_pool, pool, ours, theirs):
+async def test_progress_is_told_inside_the_scope_only(reader_pool, pool, ours, theirs):
     key = await stage_version(pool, ["one"], collection="theirs")
     await pool.execute(
         "INSERT INTO embedding (model_id, text_hash, vector)"
         " SELECT 1, text_hash, array_fill(0.25::real, ARRAY[16])::real[]::halfvec FROM staged_chunk"
     )
-    for scope, count in ((theirs, 1), (ours, 0)):
+    for scope, told in ((theirs, [1]), (ours, [])):
         async with scoped(reader_pool, scope) as conn:
-            assert await conn.fetchval("SELECT count_embedded($1, $2)", theirs, key.version_id) == count
+            rows = await conn.fetch("SELECT embedded FROM version_progress($1, 100)", [key.version_id])
+            assert [row["embedded"] for row in rows] == told
 
 
 async def test_a_swept_upload_has_to_be_sent_again(reader_pool, pool, ours):
@@ -179,3 +180,24 @@ async def test_a_swept_upload_has_to_be_sent_again(reader_pool, pool, ours):
     with pytest.raises(asyncpg.ForeignKeyViolationError):
         await intake.add_version(reader_pool, ours, "upload:a.md", stored)
     assert await pool.fetchval("SELECT count(*) FROM document") == 0
+
+
+async def test_large_files_are_given_the_time_that_their_bytes_take(pool, ours, monkeypatch):
+    """A gibibyte that is known already is compared for longer than any other statement may take."""
+    monkeypatch.setattr(intake, "COMMAND_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr(intake, "STORED_BYTES_PER_SECOND_MIN", 0.5)
+    patience: list[float] = []
+    patience_seconds = intake._patience_seconds
+
+    def noted(file_bytes: int) -> float:
+        patience.append(patience_seconds(file_bytes))
+        return patience[-1]
+
+    monkeypatch.setattr(intake, "_patience_seconds", noted)
+    stored = await intake.store_bytes(pool, pieces(b"x" * 600))
+    await intake.add_version(pool, ours, "upload:a.md", stored)
+    for name, arrival in (("upload:a.md", "unchanged"), ("upload:b.md", "new_version")):
+        again = await intake.store_bytes(pool, pieces(b"x" * 600))
+        assert (await intake.add_version(pool, ours, name, again)).arrival == arrival
+    await intake.discard_bytes(pool, await intake.store_bytes(pool, pieces(b"y" * 600)))
+    assert patience == [1200.0] * 4

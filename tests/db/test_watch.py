@@ -465,7 +465,7 @@ async def test_inbox_that_is_not_listed_is_told_of(pool, tmp_path, monkeypatch):
     """A folder whose server is gone answers nobody, not even with an error."""
     release = threading.Event()
     monkeypatch.setattr(watch, "LISTING_SECONDS_MAX", 0.0)
-    monkeypatch.setattr(watch, "scan", lambda root: release.wait(60) and scan(root))
+    monkeypatch.setattr(watch, "scan", lambda *asked: release.wait(60) and scan(*asked))
     async with watching(pool, tmp_path) as watcher:
         assert "has not been listed for 0 s" in (watcher.note or "")
         release.set()

@@ -41,7 +41,7 @@ async def test_folder_that_cannot_be_listed_deletes_nothing(pool, owner, inbox, 
     async with watching(pool, inbox) as watcher:
         await until_documents(owner, {"a.md"})
         with monkeypatch.context() as patched:
-            patched.setattr("services.ingester.watch.scan", lambda _: Listing(is_complete=False))
+            patched.setattr("services.ingester.watch.scan", lambda *_: Listing(is_complete=False))
             await scanned_again(watcher, 3)
             assert watcher._missing == {}
         (inbox / "a.md").unlink()

@@ -1,6 +1,7 @@
 """`askbox up` with nothing set, as a newcomer runs it: embedded Postgres, a note, an answer, Ctrl-C, and on again."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -62,6 +63,9 @@ def test_dropped_notes_are_answered_with_citations(box: Askbox) -> None:
     assert source["collection"] == "office"
     assert BACKUP[source["char_start"] : source["char_end"]] == source["quote"]
     assert "02:15" in source["quote"]
+    first, last = source["lines"]
+    assert "\n".join(BACKUP.splitlines()[first - 1 : last]).count(source["quote"]) == 1
+    assert source["place"] == (f"line {first}" if first == last else f"lines {first}–{last}")
     assert "[1]" in answer["answer"]
 
 
@@ -72,7 +76,9 @@ def test_question_is_confined_to_its_collection(box: Askbox) -> None:
 
 
 def test_command_line_asks_lists_searches_and_checks(box: Askbox) -> None:
-    assert "02:15" in box.command("ask", "When does the nightly backup run?").stdout
+    asked = box.command("ask", "When does the nightly backup run?").stdout
+    assert "02:15" in asked
+    assert re.search(r"office/backup\.md › .*, lines? \d", asked), asked
     assert "office/backup.md" in box.command("documents").stdout
     assert "garden.txt" in box.command("search", "apple trees").stdout
     assert '"status": "ok"' in box.command("status", "--json").stdout

@@ -4,13 +4,23 @@ import base64
 import itertools
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from random import Random
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.ingester.chunking import PREFIX_TOKENS_MAX, Chunk, Limits, boundaries, chunk_document
+from services.ingester import chunking
+from services.ingester.chunking import (
+    PREFIX_TOKENS_MAX,
+    Chunk,
+    Limits,
+    _halve,
+    _Unit,
+    boundaries,
+    chunk_document,
+)
 from services.ingester.parsing import Block, BlockKind, ParsedDocument
 from services.ingester.parsing.decoding import decode
 from services.ingester.parsing.markdown import parse_markdown
@@ -137,6 +147,7 @@ _HOSTILE = {
         )
     ),
     "commas": "x,x,x," * 50_000,
+    "few characters and many tokens": "x,x,x," * 150,
     "chinese": "".join(chr(_RANDOM.randrange(0x4E00, 0x9FA5)) for _ in range(20_000)),
     "hangul": "".join(chr(_RANDOM.randrange(0xAC00, 0xD7A3)) for _ in range(20_000)),
     "thai": "ภาษาไทยไม่มีช่องว่าง" * 1000,
@@ -314,7 +325,7 @@ def test_boundaries_are_the_places_of_least_priority_around(
     weights: list[int], radius: int, data: st.DataObject
 ) -> None:
     priorities = data.draw(st.lists(_PRIORITY, min_size=len(weights), max_size=len(weights)))
-    assert boundaries(weights, priorities, radius) == _oracle(weights, priorities, radius)
+    assert list(boundaries(zip(weights, priorities, strict=True), radius)) == _oracle(weights, priorities, radius)
 
 
 @settings(max_examples=200)
@@ -322,7 +333,7 @@ def test_boundaries_are_the_places_of_least_priority_around(
 def test_cuts_are_a_radius_apart(weights: list[int], radius: int, data: st.DataObject) -> None:
     priorities = data.draw(st.lists(_PRIORITY, min_size=len(weights), max_size=len(weights)))
     ends = list(itertools.accumulate(weights))
-    cuts = [ends[place] for place in boundaries(weights, priorities, radius)]
+    cuts = [ends[place] for place in boundaries(zip(weights, priorities, strict=True), radius)]
     borders = [0, *cuts, ends[-1]] if cuts else []
     assert all(later - earlier >= radius for earlier, later in itertools.pairwise(borders))
 
@@ -337,7 +348,7 @@ def test_boundaries_of_many_units_are_found_in_linear_time() -> None:
         [(2, random.randbytes(8)) for _ in range(count)],
     ):
         started = time.process_time()
-        boundaries([1] * count, priorities, count // 4)
+        list(boundaries(zip([1] * count, priorities, strict=True), count // 4))
         assert time.process_time() - started < 3
 
 
@@ -351,3 +362,58 @@ def test_no_chunk_is_longer_than_the_model_reads_though_parts_count_less():
     chunks = list(chunk_document(_prose(text), count, Limits(40, 64, 2)))
     assert max(count([chunk.text for chunk in chunks])) <= 64
     assert " ".join(chunk.text for chunk in chunks) == text
+
+
+def _cut_at_once(units: list[_Unit], *, radius: int, weight_max: int) -> Iterator[Sequence[_Unit]]:
+    """Cut a section whose units are all known, looking at every pair of them."""
+    start = 0
+    for cut in _oracle([unit.weight for unit in units], [unit.priority for unit in units], radius):
+        yield from _halve(units[start : cut + 1], weight_max)
+        start = cut + 1
+    yield from _halve(units[start:], weight_max)
+
+
+@settings(max_examples=100)
+@given(source=_SOURCE, tokens_target=_TARGET, batch=st.integers(1, 5))
+def test_units_that_come_one_by_one_make_the_same_chunks_as_all_at_once(
+    tokenizer: Tokenizer, source: str, tokens_target: int, batch: int
+) -> None:
+    document = parse_markdown(source, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunking, "_UNITS_PER_COUNT", batch)
+        streamed = _chunks(tokenizer, document, tokens_target=tokens_target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            chunking,
+            "_groups",
+            lambda units, *, radius, weight_max: _cut_at_once(list(units), radius=radius, weight_max=weight_max),
+        )
+        assert _chunks(tokenizer, document, tokens_target=tokens_target) == streamed
+
+
+def test_first_chunk_of_a_long_section_comes_before_its_end_was_looked_at(tokenizer: Tokenizer) -> None:
+    looked_at = 0
+
+    def count(texts: Sequence[str]) -> list[int]:
+        nonlocal looked_at
+        looked_at += sum(map(len, texts))
+        return tokenizer.count(texts)
+
+    document = _prose(" ".join(_sentences(Random(6), 20_000)))
+    next(chunk_document(document, count, Limits(128, tokenizer.tokens_max, tokenizer.special_count)))
+    assert looked_at < len(document.text) / 4
+
+
+def test_word_without_an_end_is_not_counted_whole(tokenizer: Tokenizer) -> None:
+    longest = 0
+
+    def count(texts: Sequence[str]) -> list[int]:
+        nonlocal longest
+        longest = max(longest, *map(len, texts)) if texts else longest
+        return tokenizer.count(texts)
+
+    chunks = list(
+        chunk_document(_prose("a" * 200_000), count, Limits(128, tokenizer.tokens_max, tokenizer.special_count))
+    )
+    assert sum(len(chunk.text) for chunk in chunks) == 200_000
+    assert longest <= 10 * tokenizer.tokens_max

@@ -4,6 +4,7 @@ import itertools
 import re
 import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,7 @@ _PARTS = st.sampled_from(
         "\n\n",
         "\n- an item of a list",
         "\n| a row | of a table |",
+        "\nBonn | No. 7. Another | 12\n",
         "\n```\ncode of some kind\n```\n",
         "\n> a quote of others",
         "  ",
@@ -48,6 +50,11 @@ def _hit(chunk_id: int, document_id: int, char_start: int, text: str) -> Hit:
         title=None,
         heading="",
         page=None,
+        page_label=None,
+        page_turns=(),
+        page_unit="page",
+        lines=(),
+        line_unit="line",
         ordinal=chunk_id,
         char_start=char_start,
         char_end=char_start + len(text),
@@ -184,6 +191,46 @@ def test_items_rows_and_quotes_are_sentences_of_their_own() -> None:
     ]
 
 
+def test_rows_are_quoted_whole_and_one_by_one() -> None:
+    text = (
+        "Bonn | Dr. Who. He left | 12\nUlm | 7\n | | \nWhat stands below the table.\n\n  A | b  \nand what follows it."
+    )
+    assert [s.text for s in sentences_of([_hit(1, 1, 0, text)])] == [
+        "Bonn | Dr. Who. He left | 12",
+        "Ulm | 7",
+        "What stands below the table.",
+        "A | b",
+        "and what follows it.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [
+            "2026-11-20 02:15:00 backup began",
+            "2026-11-20T02:16:00Z backup failed: disk full",
+            "[2026-11-20 03:00] all is well",
+        ],
+        ["Nov 20 02:15:00 host backup: began", "Nov  2 02:16:00 host backup: failed"],
+        ['{"event": "backup began", "at": 1}', '{"event": "backup failed", "at": 2}'],
+    ],
+)
+def test_records_of_a_log_are_quoted_one_by_one(records: list[str]) -> None:
+    assert [s.text for s in sentences_of([_hit(1, 1, 0, "\n".join(records))])] == records
+
+
+def test_lines_without_a_sentence_are_quoted_one_by_one_where_they_are_too_long_together() -> None:
+    lines = [f"value_{n} = compute(value_{n - 1}, {n})" for n in range(40)]
+    assert [s.text for s in sentences_of([_hit(1, 1, 0, "\n".join(lines[:9]))])] == ["\n".join(lines[:9])]
+    assert [s.text for s in sentences_of([_hit(1, 1, 0, "\n".join(lines))])] == lines
+
+
+def test_row_too_long_to_be_quoted_is_quoted_in_parts() -> None:
+    text = "Bonn | " + "Many words are here. " * 40 + "| 7"
+    assert {s.text for s in sentences_of([_hit(1, 1, 0, text)])} > {"Many words are here."}
+
+
 def test_fences_are_not_quoted() -> None:
     text = "Run this command now.\n```\nmake up all of it\n```"
     assert [s.text for s in sentences_of([_hit(1, 1, 0, text)])] == ["Run this command now."]
@@ -195,6 +242,6 @@ def test_endless_sentences_are_not_quoted() -> None:
 
 def test_sentences_of_hostile_chunks_are_found_in_linear_time() -> None:
     started = time.process_time()
-    for unit in ("\n", "\n\t", "\n- ", "\n1. ", ".", "\n#", "\n<", "a. "):
+    for unit in (" | ", "a | b", "a | b\n", "\n", "\n\t", "\n- ", "\n1. ", ".", "\n#", "\n<", "a. "):
         sentences_of([_hit(1, 1, 0, unit * (200_000 // len(unit)))])
     assert time.process_time() - started < 10

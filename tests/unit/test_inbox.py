@@ -18,6 +18,7 @@ from services.ingester.inbox import (
     FileUnreadable,
     Fingerprint,
     WholeFile,
+    _tells_of_writers,
     fingerprint,
     refuse,
     scan,
@@ -204,6 +205,25 @@ def test_file_over_the_limit_is_refused_and_one_at_the_limit_is_not(inbox: Path)
     whole = WholeFile(inbox, "f.md", file_bytes_max=5)
     assert b"".join(whole.pieces()) == b"12345"
     whole.close()
+
+
+def test_writer_is_known_only_where_the_file_system_tells(
+    note: tuple[Path, WholeFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, whole = note
+    assert not whole.has_writer()
+    device = path.stat().st_dev
+    with path.open("ab"):
+        for kind, is_told in (("ext4", True), ("nfs4", False), ("cifs", False), ("fuse.sshfs", False)):
+            mounts = tmp_path / kind
+            mounts.write_text(
+                "22 1 0:0 / /elsewhere rw - proc proc rw\n"
+                f"23 1 {os.major(device)}:{os.minor(device)} / /in\\040box rw,relatime shared:1 - {kind} server:/x rw\n"
+            )
+            monkeypatch.setattr("services.ingester.inbox.MOUNTS", mounts)
+            _tells_of_writers.cache_clear()
+            assert whole.has_writer() is is_told
+    _tells_of_writers.cache_clear()
 
 
 def test_file_that_grew_has_changed(note: tuple[Path, WholeFile]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from services.console.commands.output import PlainConsole, print_json
+from services.console.commands.output import PlainConsole, place_of, print_json
 
 HOSTILE = "a\x1b]52;c;b3duZWQ=\x07b\x9b31mc\nd\te"
 
@@ -34,3 +34,15 @@ def test_json_holds_the_same_text_and_nothing_that_a_terminal_obeys(capsys: pyte
     printed = capsys.readouterr().out
     assert json.loads(printed) == {"text": HOSTILE}
     assert not [character for character in printed if not character.isprintable() and character != "\n"]
+
+
+@pytest.mark.parametrize(
+    ("collection", "place", "shown"),
+    [
+        ("handbook", "lines 3–4", "handbook/backup.md › Backups, lines 3–4  (characters 11–70)"),
+        ("other", None, "other/handbook/backup.md › Backups  (characters 11–70)"),
+    ],
+)
+def test_source_is_shown_with_its_place(collection: str, place: str | None, shown: str) -> None:
+    source = {"collection": collection, "file_path": "handbook/backup.md", "heading": "Backups", "place": place}
+    assert place_of(source | {"char_start": 11, "char_end": 70}).plain == shown

@@ -13,6 +13,7 @@ from services.ingester.parsing.decoding import decode
 from services.ingester.parsing.markdown import HEADING_CHARACTERS_MAX, parse_markdown, plain_heading
 from services.ingester.parsing.plain import parse_plain
 from services.ingester.parsing.registry import MARKDOWN, PLAIN
+from services.ingester.parsing.text_formats import SOURCE
 from shared.errors import UnsupportedFormat
 from shared.text import REPLACEMENT, storable
 
@@ -175,7 +176,7 @@ def test_title_comes_from_the_content(source: str, title: str | None) -> None:
 
 def test_front_matter_is_metadata_and_no_text() -> None:
     document = _markdown("---\ntitle: \"A title\"\ntags:\n  - one\nauthor: 'Me'\n---\n\nBody.\n")
-    assert document.metadata == {"title": "A title", "author": "Me"}
+    assert document.metadata == {"title": "A title", "tags": "one", "author": "Me"}
     assert _blocks(document) == [(PROSE, "Body.")]
 
 
@@ -372,9 +373,10 @@ def test_nul_after_the_head_is_replaced_and_counted() -> None:
         ("A.MD", MARKDOWN),
         ("folder.txt/b.markdown", MARKDOWN),
         ("notes.txt", PLAIN),
-        ("Makefile", PLAIN),
+        ("README", PLAIN),
         ("a.md.bak", PLAIN),
-        ("main.py", PLAIN),
+        ("main.py", SOURCE),
+        ("folder/Makefile", SOURCE),
     ],
 )
 def test_name_tells_markdown_from_plain_text(name: str, media_type: str) -> None:
@@ -389,8 +391,7 @@ def test_name_tells_markdown_from_plain_text(name: str, media_type: str) -> None
         (b"\x89PNG\r\n\x1a\n", "an image"),
         (b"\xff\xd8\xff\xe0", "an image"),
         (b"\x1f\x8b\x08", "an archive"),
-        (b"{\\rtf1 text}", "RTF"),
-        (b"\x7fELF\x02\x01\x01\x00", "binary"),
+        (b"\x7fELF\x02\x01\x01\x00", "a program"),
         (b"text with a \x00 in it", "binary"),
         (bytes(range(1, 9)) * 20, "binary"),
     ],

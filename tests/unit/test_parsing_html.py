@@ -6,12 +6,13 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from selectolax.lexbor import SelectolaxError
 
-from services.ingester.parsing import media_type_of, parse
+from services.ingester.parsing import html, media_type_of, parse
 from services.ingester.parsing.html import NESTING_MAX, looks_like_html, parse_html
 from services.ingester.parsing.html_reader import CODE_CHARACTERS_MAX
 from services.ingester.parsing.registry import HTML, MARKDOWN
-from shared.errors import CorruptFile
+from shared.errors import CorruptFile, ParserLimit
 from tests.unit.parsing_checks import HEADING, LINES, PROSE, ROW, blocks_of, check, headings_of
 
 _PIECES = st.sampled_from(
@@ -117,6 +118,22 @@ def test_rows_keep_header_and_empty_cells() -> None:
         (ROW, "Tea |  | 3 EUR"),
         (PROSE, "After"),
     ]
+
+
+def test_rows_know_the_names_of_their_columns() -> None:
+    source = (
+        "<table><tr><th colspan=2>Prices<tr><th>Name<th>Price<tr><td>Tea<td>3<tr><th>Milk<td>1</table>"
+        "<table><tr><td>a<td>b</table>"
+    )
+    document = parse_html(source.encode())
+    contexts = {document.text[block.start : block.end]: block.context for block in document.blocks}
+    assert contexts == {
+        "Prices": "",
+        "Name | Price": "",
+        "Tea | 3": "Name | Price",
+        "Milk | 1": "Name | Price",
+        "a | b": "",
+    }
 
 
 def test_table_that_arranges_the_page_is_read_as_text() -> None:
@@ -255,6 +272,15 @@ def test_hostile_page_is_read_in_linear_time(source: str) -> None:
     started = time.process_time()
     check(parse_html(source.encode()))
     assert time.process_time() - started < 5
+
+
+def test_page_that_needs_more_memory_than_there_is_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: str) -> None:
+        raise SelectolaxError
+
+    monkeypatch.setattr(html, "LexborHTMLParser", refuse)
+    with pytest.raises(ParserLimit, match="split the file"):
+        parse_html(b"<p>Text")
 
 
 def test_many_comments_before_no_page_are_looked_through_once() -> None:

@@ -116,6 +116,28 @@ def test_every_block_has_its_page_and_a_divided_sentence_is_whole() -> None:
     assert document.metadata["pages"] == "3"
 
 
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([], {}),
+        ([(0, "ROMAN_LOWER", 1, None), (2, "ARABIC", 1, None)], {1: "i", 2: "ii", 3: "1", 4: "2"}),
+        ([(0, "ARABIC", 1, None), (3, "ARABIC", 1, "A-")], {4: "A-1"}),
+        ([(0, "ARABIC", 1, "A" * 60)], {}),
+    ],
+)
+def test_pages_have_the_names_that_a_reader_shows(labels: list[tuple], names: dict[int, str]) -> None:
+    def draw(canvas: Canvas) -> None:
+        for page in range(4):
+            write(canvas, f"What stands on page {page}.")
+            canvas.showPage()
+        for page, style, start, prefix in labels:
+            canvas.addPageLabel(page, style=style, start=start, prefix=prefix)
+
+    document = read(draw)
+    assert document.page_labels == names
+    assert [block.page for block in document.blocks] == [1, 2, 3, 4]
+
+
 def test_outline_names_the_headings() -> None:
     def draw(canvas: Canvas) -> None:
         for key, title, level, y in (("a", "First part", 0, 740), ("b", "Inner part", 1, 640)):

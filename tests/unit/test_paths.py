@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.ingester.paths import (
+    ATTACHMENT_NAME_BYTES_MAX,
     COLLECTION_NAME_LENGTH_MAX,
+    attachment_names,
     collection_of,
     decode_path,
     display_path,
@@ -42,7 +44,7 @@ def test_encoded_names_are_storable_and_hold_no_control_characters(relative: str
     encoded = encode_path(relative)
     assert encoded.encode().decode() == encoded
     assert storable(encoded) == (encoded, 0)
-    assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in encoded)
+    assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in encoded)
     assert encoded.count("/") == relative.count("/")
 
 
@@ -68,6 +70,7 @@ def test_uri_shows_the_encoded_path(relative: str) -> None:
         ("café.md", "inbox:café.md"),
         ("a:b.md", "inbox:a:b.md"),
         ("next\x85line", "inbox:next%C2%85line"),
+        ("a\u2028b/c\u2029.md", "inbox:a%E2%80%A8b/c%E2%80%A9.md"),
     ],
 )
 def test_uri_of_a_file_is_readable(relative: str, uri: str) -> None:
@@ -133,3 +136,22 @@ def test_folder_that_cannot_name_a_collection_is_skipped(folder: str) -> None:
     reason = skip_reason(f"{folder}/a.md")
     assert reason is not None
     assert "cannot name a collection" in reason
+
+
+@pytest.mark.parametrize("written", ["", ".", "..", " .. ", "../..", "a/", "C:\\files\\..", "\u202e.\x00."])
+def test_attachment_without_a_name_of_its_own_is_given_one(written: str) -> None:
+    assert attachment_names([written]) == ["attachment"]
+
+
+@given(
+    st.lists(st.text(max_size=9) | st.sampled_from(["a.txt", "a (2).txt", "é" * 200 + ".txt", "/", "//", "..", "."]))
+)
+def test_names_of_attachments_differ_and_are_one_part_of_a_path(written: list[str]) -> None:
+    names = attachment_names(written)
+    assert len(set(names)) == len(written)
+    for name in names:
+        assert "/" not in name
+        assert name.strip(".")
+        assert name == name.strip()
+        assert storable(name) == (name, 0)
+        assert len(name.encode()) <= ATTACHMENT_NAME_BYTES_MAX

@@ -10,10 +10,12 @@ from pydantic.fields import FieldInfo
 from services.console.__main__ import app
 from services.console.settings import ConsoleSettings
 from services.embedder.settings import EmbedderSettings
+from services.ingester.parsing.registry import FORMATS
 from services.ingester.settings import IngesterSettings
 from services.query.settings import QuerySettings
 from shared.failpoints import Failpoint
 from shared.settings import PREFIX, WorkerSettings
+from tests.crash import table
 from tests.crash.__main__ import PARTS
 from tests.crash.safeguards import MUTANTS
 
@@ -51,6 +53,15 @@ def test_every_default_in_the_table_is_that_of_the_code() -> None:
             assert words.get(shown, shown) == default, name
 
 
+def test_every_format_stands_in_the_table_and_no_other() -> None:
+    table = README.partition("| format | endings")[2].partition("\n\n")[0]
+    shown = set(re.findall(r"`(\.\w+)`", table))
+    assert shown
+    assert shown <= {suffix for entry in FORMATS for suffix in entry.suffixes}
+    for entry in FORMATS:
+        assert shown.intersection(entry.suffixes), entry.media_type
+
+
 def leaves(command, path: tuple[str, ...] = ()) -> set[str]:
     """The full names of all commands below one."""
     if children := getattr(command, "commands", None):
@@ -74,3 +85,7 @@ def test_every_part_of_the_fault_harness_is_told_of_with_its_true_size() -> None
     assert set(re.findall(r"`(\w+)`", " ".join(first_cells))) == set(PARTS)
     assert f"the {len(Failpoint)} failpoints" in section
     assert f"each of {len(MUTANTS)} safeguards" in section
+
+
+def test_figures_of_faults_are_those_of_the_last_run() -> None:
+    assert README.partition(table.BEGIN)[2].partition(table.END)[0].strip() == table.render()

@@ -1,16 +1,29 @@
 """Multipart bodies in pieces, and the names that files are sent under."""
 
+import contextlib
 import itertools
 import unicodedata
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.query import upload
 from services.query.original import disposition_of
-from services.query.upload import PartBegan, PartEnded, boundary_of, read_parts, storable_name
-from shared.errors import BodyTooLarge, RequestError, UnsupportedBody
+from services.query.upload import (
+    PACE_BYTES,
+    PACE_SECONDS_MAX,
+    UPLOAD_SECONDS_MAX,
+    PartBegan,
+    PartEnded,
+    boundary_of,
+    paced,
+    read_parts,
+    storable_name,
+)
+from shared.errors import BodyTooLarge, RequestError, UnsupportedBody, UploadStalled
 
 BOUNDARY = b"x-border"
 
@@ -62,6 +75,65 @@ async def test_body_that_ends_early_is_refused_wherever_it_ends(place: int):
     whole = len(body) - len(b"\r\n")
     with pytest.raises(RequestError):
         await files_of(body[: place % (whole - 2)])
+
+
+class Clock:
+    """A clock that only a test puts forward, in the place of the loop's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        loop = SimpleNamespace(time=lambda: self.now)
+        stub = SimpleNamespace(get_running_loop=lambda: loop, timeout_at=self.timeout_at)
+        monkeypatch.setattr(upload, "asyncio", stub)
+
+    @contextlib.asynccontextmanager
+    async def timeout_at(self, ends_at: float) -> AsyncIterator[None]:
+        yield
+        if self.now > ends_at:
+            self.now = ends_at
+            raise TimeoutError
+
+    async def pieces(self, piece: bytes, pause_seconds: float) -> AsyncIterator[bytes]:
+        """The same piece again and again, each after a pause."""
+        while True:
+            self.now += pause_seconds
+            yield piece
+
+
+async def sent_until_stalled(chunks: AsyncIterator[bytes]) -> int:
+    sent = 0
+    try:
+        async for chunk in paced(chunks, bytes_max=2**40):
+            sent += len(chunk)
+    except UploadStalled:
+        return sent
+    raise AssertionError("the body came to its end")
+
+
+@pytest.mark.parametrize("pause_seconds", [0.5, 5, 59, 61])
+async def test_sender_of_one_byte_now_and_then_is_given_up_after_a_minute(
+    monkeypatch: pytest.MonkeyPatch, pause_seconds: float
+):
+    clock = Clock(monkeypatch)
+    await sent_until_stalled(clock.pieces(b"x", pause_seconds))
+    assert clock.now == PACE_SECONDS_MAX
+
+
+async def test_slow_sender_is_read_as_long_as_it_keeps_its_pace(monkeypatch: pytest.MonkeyPatch):
+    clock = Clock(monkeypatch)
+    sent = await sent_until_stalled(clock.pieces(b"x" * (PACE_BYTES // 4), PACE_SECONDS_MAX / 5))
+    assert clock.now == UPLOAD_SECONDS_MAX
+    assert sent > 60 * PACE_BYTES
+
+
+async def test_time_that_is_taken_to_store_a_body_is_not_its_senders(monkeypatch: pytest.MonkeyPatch):
+    clock = Clock(monkeypatch)
+    body = paced(clock.pieces(b"x", 1), bytes_max=2**40)
+    for _ in range(int(PACE_SECONDS_MAX)):
+        await anext(body)
+        clock.now += 20
+    with pytest.raises(UploadStalled):
+        await anext(body)
 
 
 async def test_more_parts_than_allowed_are_refused(monkeypatch: pytest.MonkeyPatch):

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 from services.console.client import call, upload
-from services.console.commands.output import AsJson, console, print_json
+from services.console.commands.output import AsJson, PlainConsole, console, print_json
+from services.console.commands.work import progress_in_words, share_done
 from services.console.settings import ConsoleSettings
 from shared.errors import RequestError
 from shared.exit_codes import EXIT_FAILURE
@@ -51,7 +52,7 @@ def ingest_command(
     progress = _progress(is_shown=not as_json)
     documents: list[dict[str, Any]] = []
     with progress:
-        sending = progress.add_task("sent", total=len(files))
+        sending = progress.add_task("sent", total=len(files), now="")
         jobs = []
         for batch in batches(files):
             answer = _send(settings, batch, collection)
@@ -59,7 +60,7 @@ def ingest_command(
             documents += answer["documents"]
             progress.advance(sending, len(batch))
         if is_waiting:
-            documents = _wait(settings, jobs, progress)
+            documents = _wait(settings, jobs, progress, len(documents))
     failed = [document for document in documents if document.get("error")]
     if as_json:
         print_json({"jobs": jobs, "documents": documents})
@@ -114,26 +115,50 @@ def _send(settings: ConsoleSettings, batch: Sequence[LocalFile], collection: str
     return answer
 
 
-def _wait(settings: ConsoleSettings, jobs: Sequence[str], progress: Progress) -> list[dict[str, Any]]:
+def _wait(settings: ConsoleSettings, jobs: Sequence[str], progress: Progress, count: int) -> list[dict[str, Any]]:
     """Return the documents of all jobs when each has ended; Ctrl-C stops the waiting, not the work."""
     documents: list[dict[str, Any]] = []
-    reading = progress.add_task("read", total=None)
+    reading = progress.add_task("read", total=count, now="")
     for job_id in jobs:
         while True:
             job = call(settings, "GET", f"/ingest/jobs/{job_id}")
-            ended = [d for d in job["documents"] if d["state"] in ("ready", "failed")]
-            progress.update(reading, completed=len(documents) + len(ended))
+            found, done = _counts(job)
+            total = max(count, len(documents) + found)
+            progress.update(reading, total=total, completed=len(documents) + done, now=_now(job["documents"]))
             if job["status"] != "processing":
                 break
             time.sleep(POLL_SECONDS)
-        documents += job["documents"]
-    progress.update(reading, total=len(documents), completed=len(documents))
+        documents += _all_documents(settings, job)
+    progress.update(reading, total=len(documents), completed=len(documents), now="")
     return documents
 
 
+def _counts(job: dict[str, Any]) -> tuple[int, float]:
+    """Count the documents of a job and those that have ended: what is attached to mails are documents too."""
+    states = job["states"]
+    moving = sum(share_done(document) for document in job["documents"] if document.get("progress"))
+    return sum(states.values()), states.get("ready", 0) + states.get("failed", 0) + moving
+
+
+def _all_documents(settings: ConsoleSettings, job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the documents of a job that has ended, page by page."""
+    documents: list[dict[str, Any]] = job["documents"]
+    while job["has_more"]:
+        job = call(settings, "GET", f"/ingest/jobs/{job['job_id']}", params={"after": job["next_after"]})
+        documents += job["documents"]
+    return documents
+
+
+def _now(documents: Sequence[dict[str, Any]]) -> str:
+    """Tell of the first document that is being worked on."""
+    moving = [document for document in documents if document.get("progress")]
+    return f"{moving[0]['file_path']}: {progress_in_words(moving[0])}" if moving else ""
+
+
 def _progress(*, is_shown: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not is_shown or not console.is_terminal)
+    now = TextColumn("{task.fields[now]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), now)
+    return Progress(*columns, console=PlainConsole(stderr=True), disable=not is_shown or not console.is_terminal)
 
 
 def _report(documents: Sequence[dict[str, Any]], failed: Sequence[dict[str, Any]], *, is_waiting: bool) -> None:

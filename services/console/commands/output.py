@@ -43,7 +43,7 @@ def place_of(source: dict[str, Any]) -> Text:
     place.append(source["file_path"], style="bold")
     if source["heading"]:
         place.append(f" › {source['heading']}")
-    if source["page"]:
-        place.append(f", page {source['page']}")
+    if source["place"]:
+        place.append(f", {source['place']}")
     place.append(f"  (characters {source['char_start']}–{source['char_end']})", style="dim")
     return place

@@ -30,6 +30,8 @@ def ask_command(question: str, collection: Collection = None, as_json: AsJson = 
         console.print()
     for source in answer["sources"]:
         console.print(Text(f"[{source['index']}] ").append_text(place_of(source)))
+        if source["context"]:
+            console.print(Text(f"    {source['context']}", style="dim"))
     if answer["meta"]["note"]:
         console.print(Text(answer["meta"]["note"], style="dim"))
     if pending := answer["meta"]["pending"]:
@@ -57,6 +59,8 @@ def search_command(
 def _show_hits(hits: list[dict[str, Any]]) -> None:
     for hit in hits:
         console.print(Text(f"{hit['score']:.3f} ").append_text(place_of(hit)))
+        if hit["context"]:
+            console.print(Text(f"      {hit['context']}", style="dim"))
         console.print(Text("      " + " ".join(hit["text"].split())[:160], style="dim"))
     if not hits:
         print("nothing was found")

@@ -5,12 +5,14 @@ import time
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from services.console.client import call
 from services.console.commands.output import AsJson, console, print_json
+from services.console.commands.work import work_in_words, work_table
 from services.console.settings import ConsoleSettings
 
 app = typer.Typer()
@@ -28,24 +30,29 @@ def status_command(
     settings = ConsoleSettings.read()
     if not watch:
         status = _status(settings)
-        print_json(status) if as_json else console.print(_status_table(status))
+        print_json(status) if as_json else console.print(_shown(status))
         return
     with contextlib.suppress(KeyboardInterrupt):  # the way to end it, and no failure
         _watch(settings) if console.is_terminal and not as_json else _print_again(settings, as_json=as_json)
 
 
 def _watch(settings: ConsoleSettings) -> NoReturn:
-    with Live(_status_table(_status(settings)), console=console, auto_refresh=False) as live:
+    with Live(_shown(_status(settings)), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(WATCH_SECONDS)
-            live.update(_status_table(_status(settings)), refresh=True)
+            live.update(_shown(_status(settings)), refresh=True)
 
 
 def _print_again(settings: ConsoleSettings, *, as_json: bool) -> NoReturn:
-    """Print one below the other what a file or a program reads, which cannot be drawn over."""
+    """Print line by line what a file or a program reads, which cannot be drawn over: in words, only what has changed."""
+    told = ""
     while True:
         status = _status(settings)
-        print_json(status, is_line=True) if as_json else console.print(_status_table(status))
+        if as_json:
+            print_json(status, is_line=True)
+        elif (line := _in_words(status)) != told:
+            console.print(Text(line))
+            told = line
         time.sleep(WATCH_SECONDS)
 
 
@@ -54,7 +61,20 @@ def _status(settings: ConsoleSettings) -> dict[str, Any]:
         "health": call(settings, "GET", "/health"),
         "stats": call(settings, "GET", "/ingest/stats"),
         "inbox": call(settings, "GET", "/inbox"),
+        "work": call(settings, "GET", "/ingest/work"),
     }
+
+
+def _shown(status: dict[str, Any]) -> Group:
+    """Show everything, and below it what is in work."""
+    work = work_table(status["work"])
+    return Group(_status_table(status), Text(), work) if work else Group(_status_table(status))
+
+
+def _in_words(status: dict[str, Any]) -> str:
+    health = status["health"]
+    unwell = ", ".join(name for name, seen in health["checks"].items() if not seen["ok"])
+    return f"status {health['status']}{f' ({unwell})' if unwell else ''}: {work_in_words(status['work'])}"
 
 
 def _status_table(status: dict[str, Any]) -> Table:
@@ -64,6 +84,8 @@ def _status_table(status: dict[str, Any]) -> Table:
     for name, seen in health["checks"].items():
         if not seen["ok"]:
             table.add_row(name, Text(str(seen.get("reason") or "not well"), style="yellow"))
+    if waiting := health["checks"].get("inbox", {}).get("waiting_files"):
+        table.add_row("inbox", f"{waiting:,} files seen and not yet taken")
     documents = ", ".join(f"{count} {state}" for state, count in sorted(stats["documents"].items())) or "none"
     table.add_row("documents", documents)
     table.add_row("chunks", str(stats["chunks"]))

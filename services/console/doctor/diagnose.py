@@ -12,9 +12,11 @@ from services.console.doctor.machine import (
     look_at_shared_memory,
 )
 from services.console.doctor.peers import (
+    PLUGINS_SECONDS,
     VOCABULARY_SECONDS,
     WALLS_SECONDS,
     look_at_model,
+    look_at_plugins,
     look_at_providers,
     look_at_traces,
     look_at_vocabulary,
@@ -37,6 +39,7 @@ CHECKS = (
     Check("vocabulary", look_at_vocabulary, VOCABULARY_SECONDS + 5),
     Check("traces", look_at_traces),
     Check("parser walls", look_at_walls, WALLS_SECONDS + 5),
+    Check("parser plug-ins", look_at_plugins, PLUGINS_SECONDS + 5),
 )
 
 

@@ -23,6 +23,7 @@ from shared.tokens import model_folder, open_tokenizer
 ANSWER_SECONDS = 5.0
 VOCABULARY_SECONDS = 20.0
 WALLS_SECONDS = 60.0
+PLUGINS_SECONDS = 30.0
 # Each wall, and what stands open without it.
 _OPEN = {
     "network": "a hostile file that takes over its parser could reach the network",
@@ -193,3 +194,23 @@ def judge_walls(walls: list[dict[str, Any]]) -> list[Finding]:
             )
             findings.append(Finding(f"parser wall: {wall['name']}", Level.WARN, wall["found"], advice))
     return findings
+
+
+def look_at_plugins(_settings: DoctorSettings) -> list[Finding]:
+    """Which formats do other distributions add? The ingester's own code loads them, in a process of its own."""
+    command = [sys.executable, "-I", "-m", "services.ingester.plugins", "--json"]
+    try:
+        loaded = subprocess.run(command, capture_output=True, timeout=PLUGINS_SECONDS, check=False, env={})  # noqa: S603
+        plugins: list[dict[str, Any]] = json.loads(b"".join(loaded.stdout.splitlines()[-1:]))  # they may print
+    except (subprocess.TimeoutExpired, ValueError):
+        advice = "run `python -m services.ingester.plugins` to see why; the ingester loads them as well"
+        return [fail("parser plug-ins", "they cannot be loaded", advice)]
+    return [_judge_plugin(plugin) for plugin in plugins]
+
+
+def _judge_plugin(plugin: dict[str, Any]) -> Finding:
+    check = f"parser plug-in: {plugin['name']}"
+    if plugin["problem"] is not None:
+        advice = f"its formats are read without it, or not at all: mend or remove {plugin['distribution']}"
+        return warn(check, plugin["problem"], advice)
+    return ok(check, f"{plugin['distribution']} reads {', '.join(plugin['media_types'])}")

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from shared.errors import CorruptFile, EncryptedFile, ParserLimit
 
 ENTRIES_MAX = 20_000
+# The library reads a whole directory before it can be asked how long it is: a million entries took 5 s and 285 MiB.
+# Each has this mark. Parts that are containers themselves have their own, and are not what is counted here.
+_DIRECTORY_MARK = b"PK\x01\x02"
+MARKS_MAX = 200_000
 # What all entries hold together when unpacked, whether they are read or not.
 UNPACKED_BYTES_MAX = 1024 * 1024 * 1024
 PART_BYTES_MAX = 128 * 1024 * 1024
@@ -26,6 +30,9 @@ class Archive:
 
         Raises: CorruptFile · ParserLimit when it promises to expand without end.
         """
+        marked = content.count(_DIRECTORY_MARK)
+        if marked > MARKS_MAX:
+            raise ParserLimit(f"the file holds some {marked:,} parts; at most {ENTRIES_MAX:,} are read")
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(content))
         except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
@@ -65,5 +72,6 @@ class Archive:
             with self._zip.open(entry) as part:
                 # A directory may lie: no more than it says is unpacked, and what was said is checked at the end.
                 return part.read(entry.file_size + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError) as error:
+            # ValueError: its directory says that it begins before the file does.
             raise CorruptFile(f"its part {name} is damaged ({error}): open and save the file again") from None

@@ -1,6 +1,7 @@
 """Bytes → storable text with line feeds as line ends."""
 
 import codecs
+import re
 
 import charset_normalizer
 
@@ -16,11 +17,25 @@ _MARKS = (
 # Below this a guess is worse than the commonest 8-bit encoding: "déją vu" was taken for cp1257.
 GUESS_BYTES_MIN = 4096
 GUESS_BYTES_MAX = 262_144
+# Unless that encoding is plainly wrong: even of a dense French line less than 40 of 100 bytes are no ASCII.
+_FOREIGN_SHARE_MIN = 0.45
+_FOREIGN_BYTES_MIN = 10
+
+# Two or four bytes a character without a mark. Of two, alphabets are told from chance, and their spaces and line ends
+# show which byte comes first; Chinese is not.
+_WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
+_WIDE_BYTES_MAX = 8192
+_ALPHABETS_END = "\u3000"
+_ALPHABETS_SHARE_MIN = 0.7
+_ASCII_SHARE_MIN = 0.05
+_ASCII_MIN = 4
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f\ud800-\udfff\ue000-\uf8ff\ufffe\uffff]")
+_SHIFTED = b"\x1b$"  # how Japanese begins in ISO-2022, all of whose bytes are ASCII
 
 
 def looks_binary(head: bytes) -> bool:
     """Whether the first bytes of a file cannot be text."""
-    if any(head.startswith(mark) for mark, _ in _MARKS):
+    if any(head.startswith(mark) for mark, _ in _MARKS) or _wide(head) is not None:
         return False
     control = sum(byte < 9 or 13 < byte < 27 or 27 < byte < 32 for byte in head)
     return b"\x00" in head or control > len(head) // 20
@@ -34,10 +49,44 @@ def decode(content: bytes, declared: str | None = None) -> tuple[str, int]:
     for mark, encoding in _MARKS:
         if content.startswith(mark):
             return _finish(content.decode(encoding, errors="replace"))
+    if (wide := _wide(content)) is not None:
+        return _finish(content.decode(wide, errors="replace"))
+    if _SHIFTED in content[:GUESS_BYTES_MAX] and (japanese := _strictly(content, "iso2022_jp_2")) is not None:
+        return _finish(japanese)
     try:
         return _finish(content.decode("utf-8"))
     except UnicodeDecodeError:
         return _finish(content.decode(_known(declared) or _guess(content), errors="replace"))
+
+
+def _wide(content: bytes) -> str | None:
+    """Return the encoding of a text of two or four bytes a character that has no mark."""
+    head = content[:_WIDE_BYTES_MAX]
+    if b"\x00" not in head:
+        return None
+    for encoding in _WIDE:
+        try:
+            text = codecs.getincrementaldecoder(encoding)().decode(head)
+        except UnicodeDecodeError:
+            continue
+        if not text or _CONTROL.search(text):
+            continue
+        alphabets = sum(character < _ALPHABETS_END for character in text)
+        ascii_count = sum(character.isascii() for character in text)
+        is_alphabetic = alphabets >= _ALPHABETS_SHARE_MIN * len(text)
+        has_ascii = ascii_count >= max(_ASCII_SHARE_MIN * len(text), min(_ASCII_MIN, len(text) / 2))
+        # Numbers of four bytes look like rare signs beyond the first two planes.
+        is_text = max(text) < "\U00020000" if encoding.startswith("utf-32") else is_alphabetic
+        if is_text and has_ascii:
+            return encoding
+    return None
+
+
+def _strictly(content: bytes, encoding: str) -> str | None:
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError:
+        return None
 
 
 def _known(encoding: str | None) -> str | None:
@@ -50,11 +99,18 @@ def _known(encoding: str | None) -> str | None:
 
 
 def _guess(content: bytes) -> str:
-    if len(content) >= GUESS_BYTES_MIN:
+    if len(content) >= GUESS_BYTES_MIN or _is_foreign(content):
         best = charset_normalizer.from_bytes(content[:GUESS_BYTES_MAX]).best()
         if best is not None and best.encoding != "ascii":  # what is no ASCII stands behind the part that was looked at
             return best.encoding
     return "cp1252"
+
+
+def _is_foreign(content: bytes) -> bool:
+    """Whether so many bytes are no ASCII that the text cannot be Western."""
+    letters = b"".join(content.split())
+    foreign = sum(byte >= 0x80 for byte in letters)
+    return foreign >= _FOREIGN_BYTES_MIN and foreign >= _FOREIGN_SHARE_MIN * len(letters)
 
 
 def _finish(text: str) -> tuple[str, int]:

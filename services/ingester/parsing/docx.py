@@ -4,27 +4,31 @@ The parts are read from the container directly: a document whose picture is miss
 the strict form, is read as any other, and no picture is ever unpacked.
 """
 
-import posixpath
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from lxml import etree
 
 from services.ingester.parsing.archive import Archive
 from services.ingester.parsing.blocks import BlockKind, ParsedDocument
-from services.ingester.parsing.docx_styles import (
-    Numbering,
-    Style,
+from services.ingester.parsing.docx_styles import Numbering, Style, level_of, read_numbering, read_styles
+from services.ingester.parsing.office import (
+    CONTEXT_CHARACTERS_MAX,
     child,
-    level_of,
     local,
-    read_numbering,
-    read_styles,
+    properties,
+    read_part,
+    related,
+    target,
     value,
 )
+from services.ingester.parsing.tables import SAMPLE_ROWS, column_names
 from services.ingester.parsing.titles import meaningful_title
 from services.ingester.parsing.writer import TextWriter, folded, without_invisible
 from shared.errors import CorruptFile
+from shared.text import one_line
 
 _MAIN_PART = "word/document.xml"
 # Deleted and moved text, what Word shows elsewhere, readings beside characters, and the second form of a drawing.
@@ -50,65 +54,25 @@ def parse_docx(content: bytes) -> ParsedDocument:
     Raises: CorruptFile, EncryptedFile or ParserLimit with what is wrong.
     """
     archive = Archive(content)
-    main_name = _target(archive, "", "officeDocument") or _MAIN_PART
-    main = _part(archive, main_name)
+    main_name = target(archive, "", "officeDocument") or _MAIN_PART
+    main = read_part(archive, main_name)
     if main is None:
         raise CorruptFile("the document has no text part: open and save it again in the program that made it")
     reader = _Reader(
-        read_styles(_related(archive, main_name, "styles")),
-        read_numbering(_related(archive, main_name, "numbering")),
-        {kind: _read_notes(_related(archive, main_name, kind)) for kind in _NOTE_KINDS.values()},
+        read_styles(related(archive, main_name, "styles")),
+        read_numbering(related(archive, main_name, "numbering")),
+        {kind: _read_notes(related(archive, main_name, kind)) for kind in _NOTE_KINDS.values()},
     )
     body = child(main, "body")
     if body is not None:
         reader.read(body)
-    properties = _properties(archive)
-    title = meaningful_title(reader.title) or meaningful_title(properties.pop("title", None))
-    return reader.writer.document(title or reader.writer.main_heading, properties)
-
-
-def _part(archive: Archive, name: str) -> etree._Element | None:
-    """Parse one part; entities stay as they are, nothing is fetched, and depth and length have the library's limits."""
-    content = archive.read(name)
-    if content is None:
-        return None
-    parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True, remove_pis=True
-    )
-    try:
-        root = etree.fromstring(content, parser)
-    except (etree.XMLSyntaxError, ValueError) as error:
-        raise CorruptFile(f"its part {name} is no proper XML ({error}): open and save the file again") from None
-    if root.getroottree().docinfo.doctype:
-        raise CorruptFile(f"its part {name} declares a document type, which no office program writes: save it again")
-    return root
-
-
-def _target(archive: Archive, source: str, kind: str) -> str | None:
-    """Return the part that another one names as its `kind`."""
-    folder, name = posixpath.split(source)
-    relations = _part(archive, posixpath.join(folder, "_rels", f"{name}.rels"))
-    for relation in relations if relations is not None else ():
-        if relation.get("Type", "").endswith(f"/{kind}") and relation.get("TargetMode") != "External":
-            return posixpath.normpath(posixpath.join("/", folder, relation.get("Target", ""))).lstrip("/")
-    return None
-
-
-def _related(archive: Archive, source: str, kind: str) -> etree._Element | None:
-    name = _target(archive, source, kind)
-    return None if name is None else _part(archive, name)
+    metadata = properties(archive)
+    titles = map(meaningful_title, (reader.title, metadata.pop("title", None)))
+    return reader.writer.document(next(filter(None, titles), reader.writer.main_heading), metadata)
 
 
 def _read_notes(root: etree._Element | None) -> dict[str, etree._Element]:
     return {} if root is None else {value(note, "id"): note for note in root if value(note, "type") in ("", "normal")}
-
-
-def _properties(archive: Archive) -> dict[str, str]:
-    name = _target(archive, "", "core-properties")
-    root = None if name is None else _part(archive, name)
-    names = {"title": "title", "creator": "author", "language": "language"}
-    found = [] if root is None else [(names[local(entry)], entry.text or "") for entry in root if local(entry) in names]
-    return {name: text for name, text in found if text.strip()}
 
 
 def _elements(container: etree._Element) -> Iterator[etree._Element]:
@@ -161,6 +125,36 @@ def _is_hidden(run: etree._Element) -> bool:
     return vanish is not None and value(vanish, "val") not in ("0", "false", "off")
 
 
+def _cells(row: etree._Element) -> list[etree._Element]:
+    return [cell for cell in _elements(row) if local(cell) == "tc"]
+
+
+def _column_names(table: etree._Element, rows: list[etree._Element]) -> tuple[int, str]:
+    """Return how many rows stand above the first with values, and what they name the columns.
+
+    Rows that are printed again on each page are such; where there are none, what the first rows hold has to tell, unless
+    the table says that its first row is as any other.
+    """
+    repeated = [row for row in takewhile(_is_repeated, rows) if len(_cells(row)) > 1]
+    if repeated:
+        names = " | ".join(filter(None, map(_words, _cells(repeated[-1]))))
+        return rows.index(repeated[-1]) + 1, one_line(names, CONTEXT_CHARACTERS_MAX)
+    if value(child(child(table, "tblPr"), "tblLook"), "firstRow") in ("0", "false"):
+        return 0, ""
+    sample = [[] if len(cells := _cells(row)) == 1 else list(map(_words, cells)) for row in rows[: SAMPLE_ROWS + 1]]
+    found = column_names(sample)
+    return (0, "") if found is None else (found[0] + 1, found[1])
+
+
+def _is_repeated(row: etree._Element) -> bool:
+    mark = child(child(row, "trPr"), "tblHeader")
+    return mark is not None and value(mark, "val") not in ("0", "false", "off")
+
+
+def _words(cell: etree._Element) -> str:
+    return folded(" ".join(_paragraph(element).text for element in _elements(cell) if local(element) == "p"))
+
+
 class _Reader:
     """Writes what the elements of a document say. Nesting is bounded: the XML parser takes no more than 256 levels."""
 
@@ -172,6 +166,8 @@ class _Reader:
         self._styles = styles
         self._numbering = numbering
         self._notes = notes
+        self._waiting: deque[etree._Element] = deque()
+        self._is_in_note = False
         self._was_item = False
 
     def read(self, container: etree._Element) -> None:
@@ -202,34 +198,41 @@ class _Reader:
         self._read_attached(paragraph)
 
     def _read_attached(self, paragraph: _Paragraph) -> None:
-        """Write the notes and text boxes of a paragraph behind it, each note once."""
+        """Write the notes and text boxes of a paragraph behind it, each note once.
+
+        A note that a note refers to waits until that one is read: an author may write a chain of them without end.
+        """
         for kind, identity in paragraph.notes:
             note = self._notes[kind].pop(identity, None)
             if note is not None:
-                self.read(note)
+                self._waiting.append(note)
+        while self._waiting and not self._is_in_note:
+            self._is_in_note = True
+            self.read(self._waiting.popleft())
+            self._is_in_note = False
         for box in paragraph.boxes:
             self.read(box)
 
     def _read_table(self, table: etree._Element) -> None:
         is_joined = False
         self._was_item = False
-        for row in _elements(table):
-            if local(row) != "tr" or child(child(row, "trPr"), "del") is not None:
-                continue
-            cells = [cell for cell in _elements(row) if local(cell) == "tc"]
+        rows = [row for row in _elements(table) if local(row) == "tr" and child(child(row, "trPr"), "del") is None]
+        header_count, names = _column_names(table, rows)
+        for place, row in enumerate(rows):
+            cells = _cells(row)
             if len(cells) == 1:  # a frame around text
                 self.read(cells[0])
                 is_joined = False
                 continue
-            is_joined = self._read_row(cells, is_joined=is_joined)
+            is_joined = self._read_row(cells, names if place >= header_count else "", is_joined=is_joined)
 
-    def _read_row(self, cells: list[etree._Element], *, is_joined: bool) -> bool:
+    def _read_row(self, cells: list[etree._Element], context: str, *, is_joined: bool) -> bool:
         """Write a row, then what its cells hold besides words; return whether the next row may stand right below."""
         inner = [[e for e in _elements(cell) if local(e) in ("p", "tbl")] for cell in cells]
         paragraphs = [[_paragraph(e) for e in elements if local(e) == "p"] for elements in inner]
         words = [folded(" ".join(paragraph.text for paragraph in cell)) for cell in paragraphs]
         if any(words):
-            self.writer.add(BlockKind.ROW, " | ".join(words), is_joined=is_joined)
+            self.writer.add(BlockKind.ROW, " | ".join(words), context=context, is_joined=is_joined)
         count = len(self.writer.blocks)
         for elements, cell in zip(inner, paragraphs, strict=True):
             for paragraph in cell:

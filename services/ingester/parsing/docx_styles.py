@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from lxml import etree
 
+from services.ingester.parsing.office import child, local, value
+
 STYLES_MAX = 20_000
 _PARENTS_MAX = 20
 _LEVELS = 9
@@ -18,26 +20,6 @@ class Style:
     level: int = 0
     list_id: str = ""
     list_level: str = ""
-
-
-def local(element: etree._Element) -> str:
-    """Return a tag without its namespace: strict and transitional documents use different ones."""
-    tag = element.tag
-    return tag.rpartition("}")[2] if isinstance(tag, str) else ""
-
-
-def child(element: etree._Element | None, name: str) -> etree._Element | None:
-    """Return the first child of that name."""
-    if element is None:
-        return None
-    return next((inner for inner in element if local(inner) == name), None)
-
-
-def value(element: etree._Element | None, name: str) -> str:
-    """Return an attribute by its name without namespace, or an empty string."""
-    if element is None:
-        return ""
-    return next((str(held) for key, held in element.attrib.items() if key.rpartition("}")[2] == name), "")
 
 
 def read_styles(root: etree._Element | None) -> dict[str, Style]:

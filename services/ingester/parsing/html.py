@@ -1,15 +1,18 @@
 """HTML and XHTML: the main content of a page with its headings, paragraphs, items, rows and code lines."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from services.ingester.parsing.blocks import ParsedDocument
 from services.ingester.parsing.decoding import decode
-from services.ingester.parsing.html_reader import PageReader
+from services.ingester.parsing.html_reader import PageReader, Piece
 from services.ingester.parsing.titles import meaningful_title
 from services.ingester.parsing.writer import TextWriter
-from shared.errors import CorruptFile
+from shared.errors import CorruptFile, ParserLimit
 
 _HEAD_CHARACTERS = 4096
 _START = re.compile(
@@ -39,26 +42,65 @@ def declared_encoding(content: bytes) -> str | None:
     return _RENAMED.get(name, name) if name else None
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a page says, before it has its place in a document."""
+
+    pieces: list[Piece]
+    title: str | None
+    metadata: dict[str, str]
+    replaced_character_count: int
+    page_breaks: list[str]
+
+
 def parse_html(content: bytes) -> ParsedDocument:
     """Read a page.
 
     Raises: CorruptFile when its elements are nested without end.
     """
+    page = read_page(content)
+    writer = TextWriter()
+    write_pieces(writer, page.pieces)
+    return writer.document(
+        page.title or writer.main_heading, page.metadata, replaced_before=page.replaced_character_count
+    )
+
+
+def read_page(content: bytes, *, is_whole: bool = False) -> Page:
+    """Read what a page is about; of a whole one, the chapter of a book, also its header, footer and asides.
+
+    Raises: CorruptFile when its elements are nested without end.
+    """
+    page, replaced = parse_tree(content, is_xhtml=is_whole)
+    reader = PageReader(is_whole=is_whole)
+    if page.root is not None:
+        walk(page.root, reader)
+    return Page(reader.main_pieces(), _title(page), _metadata(page), replaced, reader.page_breaks)
+
+
+def parse_tree(content: bytes, *, is_xhtml: bool = False) -> tuple[LexborHTMLParser, int]:
+    """Return the elements of a page and how many of its characters were replaced.
+
+    Raises: CorruptFile when its elements are nested without end · ParserLimit.
+    """
     text, replaced = decode(content, declared_encoding(content))
     _refuse_endless_nesting(text)
-    if text[:200].lstrip().lower().startswith("<?xml") or "//DTD XHTML" in text[:_HEAD_CHARACTERS]:
+    if is_xhtml or text[:200].lstrip().lower().startswith("<?xml") or "//DTD XHTML" in text[:_HEAD_CHARACTERS]:
         text = _SELF_CLOSED.sub(r"<\1\2></\1>", text)  # read as HTML, `<title/>` would swallow the page
-    page = LexborHTMLParser(text)
-    reader = PageReader()
-    if page.root is not None:
-        _walk(page.root, reader)
-    writer = TextWriter()
+    try:
+        return LexborHTMLParser(text), replaced
+    except SelectolaxError:  # it takes every page, unless there is no memory left
+        raise ParserLimit("the page needs more memory than the parser may have: split the file") from None
+
+
+def write_pieces(writer: TextWriter, pieces: Sequence[Piece], *, pages_before: int = 0) -> None:
+    """Write a page's pieces behind what a document holds already, and behind so many page breaks."""
     previous = 0
-    for piece in reader.main_pieces():
+    for piece in pieces:
         is_joined = piece.group != 0 and piece.group == previous
-        writer.add(piece.kind, piece.text, level=piece.level, is_joined=is_joined)
+        page = pages_before + piece.page or None
+        writer.add(piece.kind, piece.text, level=piece.level, page=page, context=piece.context, is_joined=is_joined)
         previous = piece.group
-    return writer.document(_title(page) or writer.main_heading, _metadata(page), replaced_before=replaced)
 
 
 def _refuse_endless_nesting(text: str) -> None:
@@ -93,7 +135,17 @@ def _metadata(page: LexborHTMLParser) -> dict[str, str]:
     return metadata
 
 
-def _walk(root: LexborNode, reader: PageReader) -> None:
+class Visitor(Protocol):
+    """Who is told of the nodes of a page as they begin and end."""
+
+    def enter(self, node: LexborNode) -> bool:
+        """Begin a node and return whether its children matter."""
+
+    def leave(self, node: LexborNode) -> None:
+        """End a node that was entered."""
+
+
+def walk(root: LexborNode, reader: Visitor) -> None:
     """Visit every node without recursion: an author decides how deep a page is."""
     node: LexborNode | None = root
     depth = 0

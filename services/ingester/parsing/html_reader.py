@@ -7,8 +7,10 @@ from itertools import groupby
 from selectolax.lexbor import LexborNode
 
 from services.ingester.parsing.blocks import Block, BlockKind
+from services.ingester.parsing.office import CONTEXT_CHARACTERS_MAX
 from services.ingester.parsing.plain import plain_blocks
 from services.ingester.parsing.writer import folded, without_invisible
+from shared.text import one_line
 
 # fmt: off
 _SKIPPED = frozenset(
@@ -27,6 +29,8 @@ _BLOCKS = frozenset(
 )
 # fmt: on
 _CHROME = frozenset(["header", "footer"])
+# In a book a header holds the name of its chapter, and an aside is a note.
+_FRAME = frozenset(["aside"])
 _CHROME_ROLES = frozenset(
     ["navigation", "banner", "contentinfo", "search", "menu", "menubar", "toolbar", "complementary"]
 )
@@ -38,24 +42,61 @@ _PERMALINKS = frozenset(["", "#", "¶", "§", "🔗"])
 MAIN_SHARE_MIN = 0.2
 # A longer `pre` is a whole text file in a page, with paragraphs of its own.
 CODE_CHARACTERS_MAX = 10_000
+# Books say where the pages of the printed one begin, in one of these ways.
+PAGE_BREAKS_MAX = 100_000
+_PAGE_CLASSES = frozenset(["pagenum", "pageno", "x-ebookmaker-pageno"])
+_PAGE_NAME = re.compile(r"(?:(?<!\d)(\d{1,5})|(?<![a-z])([ivxlcdm]{1,9}))\W{0,3}$", re.IGNORECASE)
+_PAGE_ID = re.compile(r"(?:page|pg|p)[-_.]?(\d{1,5}|[ivxlcdm]{1,9})", re.IGNORECASE)
+_PAGE_NAME_LENGTH_MAX = 20
 _SPACE = re.compile(r"\s+")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A block before it has its place; those of one list or table share a group."""
+    """A block before it has its place; those of one list or table share a group. `context` names a row's columns.
+
+    `page` counts the page breaks before it.
+    """
 
     kind: BlockKind
     text: str
     level: int
     group: int
     is_main: bool
+    context: str = ""
+    page: int = 0
+
+
+class _Names:
+    """The names of a table's columns: the last row of nothing but header cells."""
+
+    def __init__(self) -> None:
+        self.context = ""
+        self._names = ""
+        self._is_header = True
+
+    def begin_row(self) -> None:
+        """A row begins: what is known so far are its columns."""
+        self.context = self._names
+        self._is_header = True
+
+    def begin_cell(self, *, is_header: bool) -> None:
+        """One data cell makes a row of data."""
+        self._is_header &= is_header
+
+    def end_row(self, filled: list[str]) -> None:
+        """A row of header cells names the columns of those below it, and has no names itself."""
+        if self._is_header:
+            self.context = ""
+            self._names = one_line(" | ".join(map(folded, filled)), CONTEXT_CHARACTERS_MAX)
 
 
 class PageReader:
-    """Turns the visits of nodes into pieces."""
+    """Turns the visits of nodes into pieces; of a whole page, nothing is taken for a frame around the text."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_whole: bool = False) -> None:
+        self._skipped = _SKIPPED - _FRAME if is_whole else _SKIPPED | _CHROME
+        self._is_whole = is_whole
         self._pieces: list[Piece] = []
         self._inline: list[str] = []
         self._main_depth = 0
@@ -67,12 +108,15 @@ class PageReader:
         self._marker = ""
         self._row: list[str] | None = None
         self._has_header = False
+        self._names = _Names()
+        self.page_breaks: list[str] = []  # the names of the pages that begin there
+        self._page = 0  # on which the piece that is being read began
 
     def main_pieces(self) -> list[Piece]:
         """Return what the page is about, or all of it when nothing says what that is."""
         self._flush()
         total = sum(len(piece.text) for piece in self._pieces)
-        main = [piece for piece in self._pieces if piece.is_main]
+        main = [] if self._is_whole else [piece for piece in self._pieces if piece.is_main]
         return main if main and sum(len(piece.text) for piece in main) >= MAIN_SHARE_MIN * total else self._pieces
 
     def enter(self, node: LexborNode) -> bool:
@@ -81,15 +125,29 @@ class PageReader:
             self._add_text(node.text_content or "")
             return False
         tag = node.tag if node.is_element_node else None
-        if tag is None or tag in _SKIPPED or (tag in _CHROME and not self._main_depth):
+        if tag is None or (tag in self._skipped and not (tag in _CHROME and self._main_depth)):
             return False
         attributes = node.attributes
+        if self._is_whole and self._turns_page(node, attributes):
+            return False
         if _is_hidden(attributes) or (self._heading and tag == "a" and node.text().strip() in _PERMALINKS):
             return False
         if tag in ("br", "img"):
             self._inline.append("\n" if tag == "br" else f" {folded(attributes.get('alt') or '')} ")
             return False
         self._open(tag, attributes)
+        return True
+
+    def _turns_page(self, node: LexborNode, attributes: dict[str, str | None]) -> bool:
+        """Whether a node says which page of the printed book begins, and nothing else."""
+        if not attributes or len(self.page_breaks) >= PAGE_BREAKS_MAX or not _is_page_break(attributes):
+            return False
+        name = _page_name(node, attributes)
+        if name is None:
+            return False
+        self.page_breaks.append(name)
+        if not self._inline and self._row is None:
+            self._page = len(self.page_breaks)
         return True
 
     def _open(self, tag: str, attributes: dict[str, str | None]) -> None:
@@ -106,11 +164,14 @@ class PageReader:
             self._leave_row()
             self._group += 1
             self._has_header = False
+            self._names = _Names()
         elif tag == "tr" and not self._heading:
             self._leave_row()
             self._row = []
+            self._names.begin_row()
         elif tag in ("td", "th"):
             self._has_header |= tag == "th"
+            self._names.begin_cell(is_header=tag == "th")
             if self._row is None:
                 self._boundary()
         elif tag in _BLOCKS:
@@ -187,13 +248,16 @@ class PageReader:
         if not text.strip():
             return
         group = 0
+        context = ""
         if kind is BlockKind.ROW:
             group = self._group
+            context = self._names.context
         elif self._lists and kind is BlockKind.PROSE:
             text = self._marker + text
             self._marker = ""
             group = self._list_group
-        self._pieces.append(Piece(kind, text, level, group, self._main_depth > 0))
+        self._pieces.append(Piece(kind, text, level, group, self._main_depth > 0, context, self._page))
+        self._page = len(self.page_breaks)
 
     def _end_pre(self) -> None:
         self._pre_depth -= 1
@@ -223,11 +287,29 @@ class PageReader:
             self._inline.append(filled[0])
             self._flush()
         elif filled:  # without a header, empty cells are there for the looks
+            self._names.end_row(filled)
             self._add(BlockKind.ROW, " | ".join(folded(cell) for cell in (cells if self._has_header else filled)))
 
 
 def _is_main(tag: str, attributes: dict[str, str | None]) -> bool:
     return tag in ("main", "article") or attributes.get("role") == "main"
+
+
+def _is_page_break(attributes: dict[str, str | None]) -> bool:
+    classes = (attributes.get("class") or "").split()
+    kinds = (attributes.get("epub:type") or "").split()
+    return "pagebreak" in kinds or attributes.get("role") == "doc-pagebreak" or not _PAGE_CLASSES.isdisjoint(classes)
+
+
+def _page_name(node: LexborNode, attributes: dict[str, str | None]) -> str | None:
+    inside = node.first_child
+    words = inside.text_content if inside is not None and inside.is_text_node else None
+    for claimed in (attributes.get("title"), attributes.get("aria-label"), words):
+        found = _PAGE_NAME.search((claimed or "")[-_PAGE_NAME_LENGTH_MAX:])
+        if found is not None:
+            return found[1] or found[2]
+    named = _PAGE_ID.fullmatch(attributes.get("id") or "")
+    return named[1] if named is not None else None
 
 
 def _is_hidden(attributes: dict[str, str | None]) -> bool:

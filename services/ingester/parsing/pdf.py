@@ -19,6 +19,7 @@ from shared.errors import CorruptFile, EmptyDocument, EncryptedFile, NeedsOcr, P
 
 PAGES_MAX = 20_000
 OUTLINE_ENTRIES_MAX = 10_000
+LABEL_CHARACTERS_MAX = 50
 # A scan with a stamp or a page number on each page is still a scan.
 CHARACTERS_PER_PAGE_MIN = 20
 _OUTLINED_LETTERS_MIN = 200
@@ -42,6 +43,7 @@ class _Read:
     outline: list[Entry]
     title: str | None
     author: str
+    labels: dict[int, str]
 
 
 def parse_pdf(content: bytes) -> ParsedDocument:
@@ -63,7 +65,7 @@ def parse_pdf(content: bytes) -> ParsedDocument:
         metadata["pages_without_text"] = str(empty_count)
     if read.unreadable_count:
         metadata["pages_unreadable"] = str(read.unreadable_count)
-    return _write(pages).document(title, metadata)
+    return _write(pages).document(title, metadata, page_labels=read.labels)
 
 
 def _refuse_pictures(read: _Read) -> None:
@@ -115,7 +117,9 @@ def _read(content: bytes) -> _Read:
                 raise ParserLimit(f"the PDF holds more than {CHARACTERS_MAX:,} characters of text: split it")
             pages.append(page)
         title, author = _information(document, "Title"), _information(document, "Author")
-        return _Read(pages, unreadable_count, pictures_count, list(_outline(document)), title, author)
+        return _Read(
+            pages, unreadable_count, pictures_count, list(_outline(document)), title, author, _labels(document)
+        )
     finally:
         document.close()
 
@@ -133,6 +137,21 @@ def _information(document: pdfium.PdfDocument, key: str) -> str:
         return str(document.get_metadata_value(key))
     except (UnicodeDecodeError, ValueError):
         return ""
+
+
+def _labels(document: pdfium.PdfDocument) -> dict[int, str]:
+    """Return the names of pages that are not their numbers, such as the "iv" of a preface."""
+    labels = {}
+    for index in range(len(document)):
+        try:
+            label = str(document.get_page_label(index))
+        except UnicodeDecodeError:
+            continue
+        if len(label) > LABEL_CHARACTERS_MAX:  # it names nothing, and every page may have one of many MB
+            return {}
+        if label not in ("", str(index + 1)):
+            labels[index + 1] = label
+    return labels
 
 
 def _read_page(document: pdfium.PdfDocument, index: int) -> tuple[PageLines, bool]:

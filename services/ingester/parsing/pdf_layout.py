@@ -232,7 +232,7 @@ def _are_rows(lines: Sequence[Line]) -> bool:
     if len(lines) < 2:
         return False
     text = "".join("".join(line.text.split()) for line in lines)
-    if sum(character.isdigit() for character in text) > _NUMBERS_SHARE * len(text):
+    if sum(map(str.isdigit, text)) > _NUMBERS_SHARE * len(text):
         return True
     if 2 * sum(LEADERS in line.text for line in lines) >= len(lines):
         return True

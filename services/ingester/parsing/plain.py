@@ -15,8 +15,14 @@ def parse_plain(text: str, replaced: int) -> ParsedDocument:
 
 
 def plain_blocks(text: str) -> list[Block]:
-    """Return the paragraphs of a text as blocks."""
-    return [Block(_kind(found.group()), found.start(), found.end()) for found in _PARAGRAPH.finditer(text)]
+    """Return the paragraphs of a text as blocks. Units: `line` is 1 where the text begins."""
+    blocks = []
+    line, at = 1, 0
+    for found in _PARAGRAPH.finditer(text):
+        line += text.count("\n", at, found.start())
+        at = found.start()
+        blocks.append(Block(_kind(found.group()), at, found.end(), line=line))
+    return blocks
 
 
 def _kind(paragraph: str) -> BlockKind:

@@ -7,12 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.query.access import Access
 from services.query.collections import create_collection, delete_collection, rename_collection
-from services.query.deps import AccessParam, DepsParam
+from services.query.deps import AccessParam, DepsParam, KeyFirst
 from services.query.store import CollectionRow
 from shared.errors import NotFound
 from shared.telemetry import Event, log
 
-router = APIRouter(tags=["collections"])
+router = APIRouter(tags=["collections"], route_class=KeyFirst)
 
 
 class CollectionIn(BaseModel):

@@ -7,7 +7,7 @@ from starlette.responses import StreamingResponse
 
 from services.query import ingest_store, store
 from services.query.access import Access, Role
-from services.query.deps import AccessParam, Deps, DepsParam
+from services.query.deps import AccessParam, Deps, DepsParam, KeyFirst
 from services.query.ingest_schema import (
     DeadLetterOut,
     DeadLettersOut,
@@ -18,6 +18,7 @@ from services.query.ingest_schema import (
     RetryOut,
 )
 from services.query.original import headers_of, read_original
+from services.query.progress import find_progress
 from services.query.retrieve import snapshot
 from services.query.retry import retry_document, retry_failed
 from services.query.schema import DocumentOut, DocumentsOut, DocumentState
@@ -27,7 +28,7 @@ from shared.errors import Conflict, NotFound
 from shared.failpoints import Failpoint, reach
 from shared.telemetry import Event, log
 
-router = APIRouter(tags=["documents"])
+router = APIRouter(tags=["documents"], route_class=KeyFirst)
 PAGE_SIZE_MAX = 200
 EVENTS_PAGE_SIZE_MAX = 1000
 LETTERS_DROPPED_MAX = 10_000
@@ -48,13 +49,20 @@ async def documents(
         rows = await store.list_documents(
             conn, scope, collection=collection, state=state, after_id=after, limit=limit + 1
         )
-    return DocumentsOut(data=[DocumentOut.of(row) for row in rows[:limit]], has_more=len(rows) > limit)
+        progress = await find_progress(conn, scope, [(row.version, row.state) for row in rows])
+    return DocumentsOut(
+        data=[DocumentOut.of(row, progress.get(row.version)) for row in rows[:limit]], has_more=len(rows) > limit
+    )
 
 
 @router.get("/documents/{document_id}", summary="Show one document")
 async def document(document_id: int, deps: DepsParam, access: AccessParam) -> DocumentOut:
-    """Show one document with the state of its newest version."""
-    return DocumentOut.of(await find_document(deps, access, document_id))
+    """Show one document with the state of its newest version, and how far that is."""
+    row = await find_document(deps, access, document_id)
+    scope = [row.collection_id]
+    async with snapshot(deps.pool, scope) as conn:
+        progress = await find_progress(conn, scope, [(row.version, row.state)])
+    return DocumentOut.of(row, progress.get(row.version))
 
 
 @router.delete(

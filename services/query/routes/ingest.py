@@ -3,14 +3,14 @@
 import contextlib
 import uuid
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from services.query import ingest_store, store
 from services.query.access import Access
 from services.query.collections import create_collection
-from services.query.deps import AccessParam, Deps, DepsParam, access_of
+from services.query.deps import AccessParam, Deps, DepsParam, KeyFirst, access_of
 from services.query.ingest_schema import (
     AcceptedOut,
     DirectoryIn,
@@ -19,12 +19,16 @@ from services.query.ingest_schema import (
     RequestState,
     SkippedOut,
     TakenOut,
+    WorkOut,
 )
 from services.query.ingest_store import IN_WORK, RequestRow
+from services.query.progress import find_progress
 from services.query.receive import Upload
 from services.query.retrieve import snapshot
 from services.query.store import CollectionRow
+from services.query.stream import STATUS_CLIENT_LEFT, ClientLeft
 from services.query.upload import boundary_of, paced, read_parts
+from services.query.watch import Viewer, look
 from shared import intake
 from shared.database import retry_conflicts
 from shared.errors import Conflict, Forbidden, NotFound, RequestError
@@ -33,11 +37,14 @@ from shared.spans import TraceContext, end_send_span, start_send_span
 from shared.telemetry import Event, log
 from shared.text import storable
 
-router = APIRouter(tags=["ingest"])
+router = APIRouter(tags=["ingest"], route_class=KeyFirst)
 DEFAULT_COLLECTION = "default"
 JOB_PAGE_SIZE_MAX = 1000
 SKIPPED_SHOWN_MAX = 1000
 SCANS_WAITING_MAX = 100
+WATCHED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {}}, "description": "work…, and error if something goes wrong"}
+}
 
 _MULTIPART = {
     "requestBody": {
@@ -150,8 +157,10 @@ async def ingest_job(
             raise NotFound(f"there is no job {job_id}")
         states = await ingest_store.count_requested(conn, scope, job_id)
         rows = await ingest_store.list_requested(conn, scope, job_id, after_version_id=after, limit=limit + 1)
+        moving = [(row.counted_version_id, row.state) for row in rows if row.counted_version_id is not None]
+        progress = await find_progress(conn, scope, moving)
         skips = await ingest_store.list_request_skips(conn, scope, job_id, SKIPPED_SHOWN_MAX)
-    documents = [JobDocumentOut.of(row) for row in rows[:limit]]
+    documents = [JobDocumentOut.of(row, progress.get(row.counted_version_id or 0)) for row in rows[:limit]]
     refused = skips if request.directory is None else []
     if refused and after == 0:
         documents += [
@@ -175,6 +184,30 @@ async def ingest_job(
         skipped=[] if refused else [SkippedOut(file_path=path, reason=reason) for path, reason in skips],
         skipped_count=request.skipped_count,
     )
+
+
+@router.get("/ingest/work", summary="What is in work now, and how far it is")
+async def ingest_work(deps: DepsParam, access: AccessParam) -> WorkOut:
+    """Show the documents in work that are nearest to their end, and those that ended within a minute."""
+    return await look(deps.pool, access.ids())
+
+
+@router.get("/ingest/events", summary="What is in work, live", responses=WATCHED)
+async def ingest_events(request: Request, deps: DepsParam, access: AccessParam) -> Response:
+    """Send `work`, with what `GET /ingest/work` answers, as a server-sent event whenever it has changed: at most twice a second.
+
+    Each event is the whole state, so whoever missed one has missed nothing. The stream ends when the process stops, and with
+    `error` when the key is no longer valid or the database cannot be asked: connect again.
+    """
+
+    async def find_scope() -> frozenset[int]:
+        return frozenset((await access_of(request, deps)).ids())
+
+    viewer = Viewer(deps.watch, frozenset(access.ids()), find_scope, access.key_id)
+    try:
+        return await deps.watch.open_stream(deps.pool, request, viewer)
+    except ClientLeft:
+        return Response(status_code=STATUS_CLIENT_LEFT)
 
 
 def _status(request: RequestRow, states: dict[str, int]) -> RequestState:

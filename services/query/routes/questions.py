@@ -10,9 +10,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from services.query.answer import Answer, Asked, Offered, elapsed_ms
-from services.query.deps import AccessParam, Deps, DepsParam
+from services.query.deps import AccessParam, Deps, DepsParam, KeyFirst
 from services.query.schema import AnswerOut, HitOut, HitsOut, QuestionIn, SearchIn, SourceOut
-from services.query.stream import ClientLeft, StreamEvent, open_stream, unless_left
+from services.query.stream import STATUS_CLIENT_LEFT, ClientLeft, StreamEvent, open_stream, unless_left
 from services.query.wait import Awaited, wait_for
 from shared import conventions as names
 from shared.errors import RequestError
@@ -20,9 +20,7 @@ from shared.metrics import count_first_token, count_question, count_question_tok
 from shared.spans import current_trace_id, span
 from shared.telemetry import Event, log
 
-router = APIRouter(tags=["questions"])
-# Nobody sees it: the client has left.
-STATUS_CLIENT_LEFT = 499
+router = APIRouter(tags=["questions"], route_class=KeyFirst)
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "sources, token…, citations, usage, done | error"}
 }

@@ -11,6 +11,8 @@ PUBLICATION, WALLS, HOUSEKEEPING = (
     "tests/db/test_upload_walls.py",
     "tests/db/test_housekeeping.py",
 )
+EVENTS, HEARING = "services/ingester/events.py", "tests/unit/test_inbox_events.py"
+PRESSURE = "tests/db/test_watch_pressure.py"
 HTTP, DEAF = "tests/api/test_http.py", "tests/db/test_watch_without_events.py"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -84,8 +86,8 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "file: names hold no control characters",
         "services/ingester/paths.py",
-        r'_ESCAPED = re.compile(r"[%\x00-\x1f\x7f-\x9f\ud800-\udfff]")',
-        r'_ESCAPED = re.compile(r"[%\x00\ud800-\udfff]")',
+        r'_ESCAPED = re.compile(r"[%\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")',
+        r'_ESCAPED = re.compile(r"[%\x00\u2028\u2029\ud800-\udfff]")',
         "tests/unit/test_paths.py::test_encoded_names_are_storable_and_hold_no_control_characters",
         "tests/unit/test_paths.py::test_uri_shows_the_encoded_path",
     ),
@@ -108,8 +110,8 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "inbox: it is scanned again and again",
         WATCH,
-        "                if self._scan_now or time.monotonic() - self._scanned_at >= self._settings.rescan_seconds:\n",
-        "                if self._scan_now:\n",
+        "(self._scan_seconds if self._scan_now else self._settings.rescan_seconds)\n",
+        "(self._scan_seconds if self._scan_now else 1e9)\n",
         f"{DEAF}::test_file_is_found_and_missed_by_the_next_scan",
     ),
     mutant(
@@ -171,8 +173,8 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "inbox: a name that is in use again is not deleted",
         WATCH,
-        "if fingerprint(self._root, path) is None and not self._is_moving(path)]",
-        "if not self._is_moving(path)]",
+        "if fingerprint(self._root, path) is None and path not in moving]",
+        "if path not in moving]",
         f"{WATCHING}::test_deleted_file_leaves_and_a_replaced_one_keeps_its_document",
         f"{DEAF}::test_file_that_was_gone_for_a_moment_keeps_its_document",
     ),
@@ -183,11 +185,62 @@ MUTANTS: tuple[Mutant, ...] = (
         "            moved_from=None,\n",
         f"{WATCHING}::test_move_keeps_the_document_and_a_move_between_collections_makes_another",
     ),
+    mutant(
+        "inbox: what somebody is writing is not read",
+        TAKE,
+        "        if path not in self.overdue and file.has_writer():\n",
+        "        if path in self.overdue and file.has_writer():\n",
+        f"{PRESSURE}::test_file_that_was_open_before_anybody_watched_is_taken_when_it_is_closed",
+        f"{PRESSURE}::test_file_that_is_rewritten_before_it_was_taken_is_taken_whole",
+    ),
+    mutant(
+        "inbox: files that move with their folder have not vanished",
+        WATCH,
+        "        vanished = [path for path in vanished if path not in moving]\n",
+        "",
+        f"{PRESSURE}::test_folder_with_nearly_all_files_moves_and_nobody_is_asked",
+    ),
+    mutant(
+        "inbox: scans and deletions do not wait until all files are taken",
+        WATCH,
+        "        while time.monotonic() < until and (path := next(paths, None)) is not None:\n",
+        "        while (path := next(paths, None)) is not None:\n",
+        f"{PRESSURE}::test_scans_and_deletions_do_not_wait_until_all_files_are_taken",
+    ),
+    mutant(
+        "events: where some were dropped a scan looks",
+        EVENTS,
+        "            self._on_overflow()\n",
+        "            pass\n",
+        f"{HEARING}::test_events_that_the_kernel_drops_are_counted_and_told_of_as_lost",
+    ),
+    mutant(
+        "events: folders that may not be watched are told of",
+        EVENTS,
+        "            self._unwatched += 1\n",
+        "            self._unwatched += 0\n",
+        f"{HEARING}::test_folders_beyond_the_limit_are_counted_until_there_is_room",
+        f"{PRESSURE}::test_folders_that_may_not_be_watched_are_told_of_and_their_files_found",
+    ),
+    mutant(
+        "events: a folder that moved is known by its new name",
+        EVENTS,
+        "                self._inotify.rename(source, target)\n",
+        "                pass\n",
+        f"{HEARING}::test_folder_that_moved_is_watched_under_its_new_name_with_all_below_it",
+    ),
+    mutant(
+        "events: every folder is watched, new ones too",
+        INBOX,
+        "            on_folder(folder)\n",
+        '            on_folder("")\n',
+        f"{HEARING}::test_new_folder_asks_for_a_scan_and_is_watched_from_then_on",
+    ),
     # -- bytes and versions -----------------------------------------------------------------------------------------
     mutant(
         "bytes: what is not wanted is removed",
         INTAKE,
-        "            await asyncio.shield(conn.execute(_DELETE_BLOB, blob_id))\n",
+        "            await asyncio.shield(conn.execute(_DELETE_BLOB, blob_id, timeout=_patience_seconds(file_bytes)))\n",
         "            pass\n",
         f"{WATCHING}::test_file_that_grows_all_the_time_leaves_no_bytes_behind",
         "tests/api/test_ingest.py::test_sender_that_goes_away_leaves_nothing",
@@ -223,15 +276,15 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "bytes: the same ones make no version",
         INTAKE,
-        "            if newest is not None and is_same and not is_moved and not is_retry:\n",
-        "            if newest is not None and is_same and is_moved:\n",
+        "    if newest is not None and is_same and not is_moved and not is_retry:\n",
+        "    if newest is not None and is_same and is_moved:\n",
         f"{PUBLICATION}::test_same_bytes_under_the_same_name_make_no_version",
     ),
     mutant(
         "bytes: what a deletion on purpose forbids stays away",
         INTAKE,
-        "            if not ignores_tombstones and await conn.fetchval(_IS_TOMBSTONED",
-        "            if ignores_tombstones and await conn.fetchval(_IS_TOMBSTONED",
+        "            if not ignores_tombstones and await is_tombstoned(",
+        "            if ignores_tombstones and await is_tombstoned(",
         f"{PUBLICATION}::test_tombstoned_bytes_stay_away_until_their_file_is_gone",
     ),
     mutant(
@@ -244,8 +297,8 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "bytes: two senders of one content store it once",
         INTAKE,
-        "    except asyncpg.UniqueViolationError:  # the same content was completed by somebody else meanwhile\n",
-        "    except asyncpg.UndefinedTableError:\n",
+        "        with contextlib.suppress(asyncpg.UniqueViolationError):\n",
+        "        with contextlib.suppress(asyncpg.UndefinedTableError):\n",
         "tests/db/test_races.py::test_two_arrivals_of_the_same_content_store_it_once",
     ),
     mutant(

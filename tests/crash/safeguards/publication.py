@@ -50,7 +50,8 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "ask: a text without vector and job gets a job",
         ASK,
-        "        await conn.fetch(_INSERT_JOBS, *ids, model_id, CHUNKS_PER_RANK)\n        return Answer.WAITING, None\n",
+        "        await conn.fetch(_INSERT_JOBS, *ids, model_id, CHUNKS_PER_RANK, 0, ORDINAL_MAX, timeout=PUBLISH_SECONDS_MAX)\n"
+        "        return Answer.WAITING, None\n",
         "        return Answer.WAITING, None\n",
         f"{PUBLICATION}::test_pruned_vector_is_computed_again",
     ),
@@ -249,15 +250,15 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "staging: each batch holds the lease",
         INGEST,
-        "                await queue.hold_lease(conn, job.lease_id)\n                await store.stage_chunks",
-        "                await store.stage_chunks",
+        "                await queue.hold_lease(conn, job.lease_id)\n                if size is not None:\n",
+        "                if size is not None:\n",
         f"{HANDLERS}::test_zombie_ingester_stages_nothing",
     ),
     mutant(
         "staging: the job is completed with its effect",
         INGEST,
-        "                await queue.complete_jobs(conn, job.lease_id, [job.id])\n                chunk_count",
-        "                chunk_count",
+        "                await queue.complete_jobs(conn, job.lease_id, [job.id])\n                holder",
+        "                holder",
         f"{HANDLERS}::test_file_is_staged_and_its_job_completed_together",
     ),
     mutant(
@@ -280,10 +281,10 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "transactions: none is open while a file is parsed",
         INGEST,
-        "                head, chunk_count = await self._stage(version, job, file)\n",
-        "                async with self._pool.acquire() as held, held.transaction():\n"
-        "                    await held.fetchval('SELECT 1')\n"
-        "                    head, chunk_count = await self._stage(version, job, file)\n",
+        "                    head, chunk_count = await self._stage(version, job, file, found)\n",
+        "                    async with self._pool.acquire() as held, held.transaction():\n"
+        "                        await held.fetchval('SELECT 1')\n"
+        "                        head, chunk_count = await self._stage(version, job, file, found)\n",
         f"{HANDLERS}::test_no_transaction_is_open_while_a_file_is_parsed",
     ),
     mutant(

@@ -3,6 +3,7 @@
 from tests.crash.safeguards.mutant import Edit, Mutant, mutant
 
 SQL, ACCESS, ROUTES = "services/query/statements.sql", "services/query/access.py", "services/query/routes"
+WATCH, WATCHING = "services/query/watch.py", "tests/api/test_watching.py"
 STREAM, GENERATE, REQUEST_GUARD = "services/query/stream.py", "services/query/generate.py", "services/query/guard.py"
 KEYS, HTTP, HOSTILE = "tests/api/test_keys.py", "tests/api/test_http.py", "tests/api/test_hostile_requests.py"
 STREAMING, GENERATION, INGEST = (
@@ -202,7 +203,7 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "requests: a body that grows too large is cut off",
         REQUEST_GUARD,
-        '            return message if seen <= self._body_bytes_max else {"type": "http.disconnect"}\n',
+        '            return message if seen <= bytes_max else self._refused(413, f"the body may have at most {bytes_max} bytes")\n',
         "            return message\n",
         "tests/api/test_body_unread.py::test_body_that_grows_over_its_limit_is_cut_off",
     ),
@@ -271,6 +272,50 @@ MUTANTS: tuple[Mutant, ...] = (
         "segment if segment.control else segment._replace(text=segment.text.translate(_REPLACED))",
         "segment",
         "tests/unit/test_output.py::test_text_of_a_document_cannot_command_the_terminal",
+    ),
+    # -- watching ---------------------------------------------------------------------------------------------------
+    mutant(
+        "watching: progress is told behind the walls of the session",
+        "sql/0016_progress.sql",
+        "v.id = ANY (of_version_ids) AND v.collection_id = ANY (scope())",
+        "v.id = ANY (of_version_ids) AND v.collection_id <> ALL ('{}'::integer[]) AND scope() IS NOT NULL",
+        "tests/db/test_upload_walls.py::test_progress_is_told_inside_the_scope_only",
+    ),
+    mutant(
+        "watching: a key is asked for again",
+        WATCH,
+        "if time.monotonic() - self._scope_found_at > KEY_SECONDS_MAX:",
+        "if self._scope_found_at > time.monotonic():",
+        f"{WATCHING}::test_revoked_key_shows_nothing_more",
+        f"{WATCHING}::test_state_of_what_may_no_longer_be_read_is_not_sent",
+    ),
+    mutant(
+        "watching: what was seen of a collection that is no longer theirs is dropped",
+        WATCH,
+        "self.scope, self._newest = scope, None",
+        "self.scope = scope",
+        f"{WATCHING}::test_state_of_what_may_no_longer_be_read_is_not_sent",
+    ),
+    mutant(
+        "watching: the last who leaves ends the looking",
+        WATCH,
+        "        if self._viewers or self._looking is None:\n",
+        "        if self._viewers or self._looking is not None:\n",
+        f"{WATCHING}::test_one_look_serves_all_and_nobody_is_looked_for_when_all_have_left",
+    ),
+    mutant(
+        "watching: at most two looks a second",
+        WATCH,
+        "started + max(LOOK_SECONDS, (1 + REST_RATIO) * seconds)",
+        "started + seconds",
+        f"{WATCHING}::test_one_look_serves_all_and_nobody_is_looked_for_when_all_have_left",
+    ),
+    mutant(
+        "watching: one key does not take every place",
+        WATCH,
+        "if key_id is not None and held >= VIEWERS_OF_A_KEY_MAX:",
+        "if key_id is not None and held >= VIEWERS_MAX:",
+        f"{WATCHING}::test_number_of_viewers_is_bounded_and_one_key_does_not_take_all",
     ),
     # -- answers ----------------------------------------------------------------------------------------------------
     mutant(

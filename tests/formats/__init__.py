@@ -1,0 +1,1 @@
+"""What becomes of real files (`python -m tests.formats FOLDER`), and generated ones whose text is known (`truth`)."""

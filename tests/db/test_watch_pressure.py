@@ -151,13 +151,20 @@ async def test_file_that_is_rewritten_before_it_was_taken_is_taken_whole(pool, o
     assert {bytes(row["bytes"]) for row in parts} == {b"one", b"three"}
 
 
-async def test_folder_with_nearly_all_files_moves_and_nobody_is_asked(pool, owner, inbox, caplog):
+async def test_folder_with_nearly_all_files_moves_and_nobody_is_asked(pool, owner, inbox, caplog, monkeypatch):
     (inbox / "team" / "old").mkdir(parents=True)
     for number in range(30):
         (inbox / "team" / "old" / f"{number}.md").write_text(f"file {number}")
     async with watching(pool, inbox) as watcher:
         await until_known(watcher, {f"team/old/{number}.md" for number in range(30)})
         before = await owner.fetch("SELECT id FROM document ORDER BY id")
+        at_once = watcher._taker.take
+
+        async def slowly(path: str, detected: float) -> float | None:
+            await asyncio.sleep(0.2)  # long enough for a scan to come between, as with thousands of files
+            return await at_once(path, detected)
+
+        monkeypatch.setattr(watcher._taker, "take", slowly)
         (inbox / "team" / "old").rename(inbox / "team" / "new")
         await until_documents(owner, {f"team/new/{number}.md" for number in range(30)})
         await scanned_again(watcher)

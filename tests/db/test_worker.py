@@ -114,6 +114,8 @@ async def test_black_holed_listener_is_noticed_and_replaced(url, pool, caplog):
         proxied(url) as (through, proxy),
         working(through, pool, Slot("one", "ingest", recorder)) as (_, listener),
     ):
+        # Whoever still looks after the first connection would find the job without being told.
+        await until(lambda: asyncio.sleep(0, all(wake._waiters for wake in listener._wakes["ingest"])))
         proxy.silence()
         await enqueue(pool)  # its notification is swallowed
         # Told by its log line: the next connection may stand before anybody sees that the last one is gone.

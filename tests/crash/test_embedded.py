@@ -101,6 +101,25 @@ def test_server_that_is_killed_is_started_again(home: Path) -> None:
     assert is_gone(pid)
 
 
+def test_server_that_ended_unburied_is_started_again(home: Path) -> None:
+    """In a container without an init nobody takes its exit code, and its process seems to be there for ever."""
+    server, url = start_embedded_server(home)
+    child = subprocess.Popen(["true"])  # ends, and waits for us to ask how
+    try:
+        pid = server.get_pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        asyncio.run(until(lambda: asyncio.sleep(0, is_gone(pid))))
+        asyncio.run(until(lambda: asyncio.sleep(0, is_gone(child.pid))))
+        file = server.pgdata / "postmaster.pid"
+        file.write_text(file.read_text(encoding="utf-8").replace(str(pid), str(child.pid), 1), encoding="utf-8")
+        with kept_running(server, lambda _: None):
+            asyncio.run(until(lambda: answers(url)))
+    finally:
+        child.wait()
+        server.cleanup()
+
+
 async def answers(url: str) -> bool:
     try:
         connection = await asyncpg.connect(url, timeout=5)

@@ -138,6 +138,13 @@ def _checked(document: object) -> ParsedDocument:
     return replace(
         document,
         text=text,
+        blocks=[
+            replace(block, heading=storable(block.heading)[0], context=storable(block.context)[0])
+            if block.heading or block.context
+            else block
+            for block in document.blocks
+        ],
+        page_labels={page: storable(label)[0] for page, label in document.page_labels.items()},
         title=storable(document.title)[0] if document.title else None,
         metadata={storable(str(name))[0]: storable(str(value))[0] for name, value in document.metadata.items()},
         replaced_character_count=document.replaced_character_count + replaced,

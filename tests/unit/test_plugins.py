@@ -1,0 +1,38 @@
+"""What is done with whatever a parser of somebody else returns."""
+
+from dataclasses import replace
+
+import pytest
+
+from services.ingester.parsing.blocks import Block, BlockKind, ParsedDocument
+from services.ingester.plugins import _guarded
+from shared.errors import CorruptFile
+from shared.text import storable
+
+SPOILT = "Berth\x00s \ud800"
+DOCUMENT = ParsedDocument(
+    text=f"{SPOILT} of a harbour",
+    blocks=[
+        Block(BlockKind.HEADING, 0, 5, level=1, heading=SPOILT),
+        Block(BlockKind.ROW, 6, 9, page=1, context=SPOILT),
+        Block(BlockKind.PROSE, 10, 14),
+    ],
+    title=SPOILT,
+    metadata={SPOILT: SPOILT},
+    page_labels={1: SPOILT},
+)
+
+
+def test_every_word_of_a_plug_in_can_be_stored():
+    document = _guarded("berths", lambda _: DOCUMENT)(b"")
+    words = [document.text, document.title or "", *document.metadata, *document.metadata.values()]
+    words += [word for block in document.blocks for word in (block.heading, block.context)]
+    words += document.page_labels.values()
+    assert [word for word in words if storable(word) != (word, 0)] == []
+    assert (document.blocks[0].heading[:5], document.blocks[1].context[:5]) == ("Berth", "Berth")
+
+
+@pytest.mark.parametrize("blocks", [[Block(BlockKind.PROSE, 5, 3)], [Block(BlockKind.PROSE, 0, 900)], ["text"]])
+def test_blocks_that_cannot_be_are_the_plug_ins_fault(blocks):
+    with pytest.raises(CorruptFile, match="the plug-in berths could not read the file"):
+        _guarded("berths", lambda _: replace(DOCUMENT, blocks=blocks))(b"")

@@ -1,6 +1,7 @@
 # Two commands do all the set-up: `make up` runs askbox, `make test` passes its tests.
 PYTHON ?= python3
 EMBEDDERS ?= 1
+JOBS ?= 2
 BIN := .venv/bin
 
 .PHONY: up test test-parts test-systems test-faults lint bench chaos clean
@@ -45,9 +46,9 @@ test-faults: .venv/installed-dev
 bench: .venv/installed-dev
 	$(BIN)/python -m tests.bench
 
-# Breaks everything on purpose and counts what is lost. PARTS="storm sweep" runs some of it.
+# Breaks everything on purpose and counts what is lost. PARTS="storm sweep" runs some of it, JOBS=1 one part after another.
 chaos: .venv/installed-dev
-	$(BIN)/python -m tests.crash $(PARTS)
+	$(BIN)/python -m tests.crash --jobs $(JOBS) $(PARTS)
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import openai
 
 from shared.errors import ConfigError, ProviderUnavailable, RejectedText, RetryableError
-from shared.provider import BadAnswer, Endpoint, NotNow, Provider
+from shared.provider import BadAnswer, Endpoint, NotNow, Provider, SharedPause
 from shared.settings import OPENAI_BASE_URL, OPENAI_PREFIX, Settings
 from shared.tokens import Tokenizer, model_folder, open_tokenizer, prepare_tokenizer
 
@@ -338,8 +338,9 @@ def open_model(
     threads: int | None = None,
     timeout_seconds: float | None = None,
     find_dimension: Callable[[], Awaitable[int | None]] | None = None,
+    pause: SharedPause | None = None,
 ) -> LocalModel | OpenAIModel:
-    """Open the model that the settings name; one on a server is not asked anything yet.
+    """Open the model that the settings name; one on a server is not asked anything yet, and `pause` is for it alone.
 
     Raises: ConfigError when it cannot be loaded, or a setting of its server is missing.
     """
@@ -353,7 +354,9 @@ def open_model(
         base_url_variable="ASKBOX_EMBEDDING_BASE_URL",
         model_variable="ASKBOX_EMBEDDING_MODEL",
     )
-    provider = Provider(endpoint, timeout_seconds=min(settings.provider_seconds, timeout_seconds or math.inf))
+    provider = Provider(
+        endpoint, timeout_seconds=min(settings.provider_seconds, timeout_seconds or math.inf), pause=pause
+    )
     return OpenAIModel(
         name,
         provider,

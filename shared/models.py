@@ -13,6 +13,7 @@ import random
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Generic, TypeVar
 
 from shared import queue
@@ -20,13 +21,18 @@ from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool, Session, a
 from shared.errors import ConfigError, ProviderUnavailable
 from shared.statements import load_statements
 from shared.telemetry import Event, log
+from shared.text import storable
 
 T = TypeVar("T")
 STATEMENTS = load_statements("shared", "models.sql")
 LOOK_SECONDS = 1.0
 HIDE_SECONDS_MAX = 2.0
 
-_FIND = STATEMENTS["find_model"]
+# A pause is a courtesy: who cannot ask for it in time goes on, and a database that is silent takes no vectors either.
+PAUSE_LOOK_SECONDS_MAX = 1.0
+PAUSE_REASON_CHARACTERS_MAX = 1000
+
+_FIND, _FIND_PAUSE, _EXTEND_PAUSE = (STATEMENTS[name] for name in ("find_model", "find_pause", "extend_pause"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,29 @@ async def find_model(conn: Session, name: str) -> RegisteredModel | None:
             "set it back, or start with an empty database (another ASKBOX_HOME or ASKBOX_DATABASE_URL)"
         )
     return None if row["id"] is None else RegisteredModel(row["id"], row["dimension"])
+
+
+class ModelPause:
+    """The pause that the server of a model asked for, shared by all embedders through the model's row."""
+
+    def __init__(self, pool: Pool, name: str) -> None:
+        self._pool = pool
+        self._name = name
+
+    async def find(self) -> tuple[float, str] | None:
+        """Return for how many seconds no call is wanted, and why; None when one is, or the database does not say."""
+        with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
+            async with asyncio.timeout(PAUSE_LOOK_SECONDS_MAX):
+                row = await self._pool.fetchrow(_FIND_PAUSE, self._name)
+                return None if row is None else (row["seconds"], row["pause_reason"])
+        return None
+
+    async def extend(self, seconds: float, reason: str) -> None:
+        """Tell every embedder to wait; the longest pause counts."""
+        told = storable(reason)[0][:PAUSE_REASON_CHARACTERS_MAX]
+        with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
+            async with asyncio.timeout(PAUSE_LOOK_SECONDS_MAX):
+                await self._pool.execute(_EXTEND_PAUSE, self._name, timedelta(seconds=seconds), told)
 
 
 class VisibleWait(Generic[T]):

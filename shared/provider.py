@@ -1,8 +1,9 @@
 """Calls to an OpenAI-compatible server: one client, one gate, one table that makes its errors ours.
 
-**Invariants:** after an answer with `Retry-After` this process sends nothing through the same `Provider` until it has
-passed; what goes wrong is `RejectedText` where the server names the content as the fault, else `ProviderUnavailable`;
-no error carries a key, or the server's own words, which may repeat either the key or the text.
+**Invariants:** after an answer with `Retry-After` nothing is sent through the same `Provider` until it has passed, nor by
+any other process that shares the pause; what goes wrong is `RejectedText` where the server names the content as the
+fault, else `ProviderUnavailable`; no error carries a key, or the server's own words, which may repeat either the key or
+the text.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -73,6 +74,16 @@ class BadAnswer(_Momentary):
     """The server answered what cannot be an answer to what it was asked."""
 
 
+class SharedPause(Protocol):
+    """What a server asked of one process, for every process that asks the same server."""
+
+    async def find(self) -> tuple[float, str] | None:
+        """Return for how many seconds no call is wanted, and why; None when one is, or when nobody can tell."""
+
+    async def extend(self, seconds: float, reason: str) -> None:
+        """Tell the others."""
+
+
 class Gate:
     """Keeps calls back while a server wants none, and for growing pauses while it fails."""
 
@@ -90,6 +101,11 @@ class Gate:
         seconds = self._open_at - time.monotonic()
         if seconds > 0:
             raise NotNow(self._reason, retry_after=seconds)
+
+    def close(self, reason: str, seconds: float) -> None:
+        """Close for as long as another process was asked to wait."""
+        self._open_at = max(self._open_at, time.monotonic() + seconds)
+        self._reason = reason
 
     def fail(self, reason: str, retry_after: float | None) -> float:
         """Close for as long as the server asks, or for a pause that doubles; return the seconds."""
@@ -115,8 +131,9 @@ class Gate:
 class Provider:
     """One model on one server. All that a process asks of it goes through here, so that one pause holds for all."""
 
-    def __init__(self, endpoint: Endpoint, *, timeout_seconds: float) -> None:
+    def __init__(self, endpoint: Endpoint, *, timeout_seconds: float, pause: SharedPause | None = None) -> None:
         self.endpoint = endpoint
+        self._pause = pause
         self._timeout_seconds = timeout_seconds
         self._gate = Gate()
         key = (endpoint.key.get_secret_value() if endpoint.key else "").strip() or _NO_KEY
@@ -169,13 +186,21 @@ class Provider:
 
     async def _attempt(self, send: Callable[[openai.AsyncOpenAI], Awaitable[T]]) -> T:
         self._gate.check()
+        if self._pause is not None and (told := await self._pause.find()) is not None:
+            seconds, reason = told
+            self._gate.close(reason, seconds)
+            self._gate.check()
         started_at = time.monotonic()
         try:
             answer = await send(self.client)
         except openai.APITimeoutError:
             raise self.fail(self._slow()) from None
         except openai.APIStatusError as error:
-            raise self._status_error(error) from None
+            failure = self._status_error(error)
+            asked = retry_after_seconds(error.response.headers)
+            if self._pause is not None and asked is not None and isinstance(failure, NotNow):
+                await self._pause.extend(asked, str(failure))
+            raise failure from None
         except openai.APIResponseValidationError:
             raise BadAnswer(f"{self.endpoint.host} answered something that is no answer") from None
         except openai.APIError as error:

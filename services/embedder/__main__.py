@@ -16,7 +16,7 @@ from shared.embedding import open_model
 from shared.export import start_telemetry
 from shared.failpoints import arm
 from shared.listener import Listener
-from shared.models import VisibleWait
+from shared.models import ModelPause, VisibleWait
 from shared.process import on_stop_signals, run_process
 from shared.publication import PublicationSweep
 from shared.telemetry import Event, log, start_logging
@@ -42,7 +42,8 @@ async def main() -> None:
         open_pool(url, "askbox_worker", "askbox embedder", connections_max=CONNECTIONS_MAX) as pool,
         keep_totals(pool) as totals,
     ):
-        model = await asyncio.to_thread(open_model, settings, threads=settings.embed_threads)
+        pause = ModelPause(pool, settings.embedding_model)
+        model = await asyncio.to_thread(open_model, settings, threads=settings.embed_threads, pause=pause)
         registering = VisibleWait(pool, "embedder", lambda: register_model(pool, model), f"asking {model.name}")
         with on_stop_signals(registering.stop):
             model_id = await registering.run()

@@ -13,28 +13,31 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.crash.report import Report
 
-# Each is a module with `async def run(report, options)`. First those that break processes, the database and the network.
+# Each is a module with `async def run(report, options)`. First those that break processes, the database and the network,
+# the longest ones before the others, so that what runs beside them ends with them.
 FAULTS: tuple[str, ...] = (
-    "sweep",
-    "storm",
-    "listener",
-    "zombies",
-    "flips",
-    "exhaustion",
-    "provider",
-    "poison",
-    "disk",
-    "deletes",
-    "stops",
-    "duplicates",
-    "clocks",
     "mutants",
+    "storm",
+    "sweep",
+    "flips",
+    "listener",
+    "provider",
+    "clocks",
+    "stops",
+    "deletes",
+    "zombies",
+    "exhaustion",
+    "disk",
+    "poison",
+    "duplicates",
 )
 # Then those of files that are in motion, too many, or of authors who mean harm: run when they are named.
 FILES: tuple[str, ...] = ("uploads", "motion", "flood", "hostile")
@@ -84,22 +87,54 @@ def run_part(part: str, seed: int, scale: float) -> Report:
     return report
 
 
+async def run_beside(parts: Sequence[str], arguments: argparse.Namespace) -> list[str]:
+    """Run each part in a process of its own, some at a time, for they mostly wait; return those that failed."""
+    places = asyncio.Semaphore(arguments.jobs)
+    options = [f"--seed={arguments.seed}", f"--scale={arguments.scale}", *(["--keep"] if arguments.keep else [])]
+    failed = []
+
+    async def run_alone(part: str) -> None:
+        async with places:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tests.crash", part, *options, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+            assert process.stdout is not None
+            try:
+                async for line in process.stdout:
+                    print(f"{part:<10} {line.decode(errors='replace')}", end="", flush=True)
+                if await process.wait() != 0:
+                    failed.append(part)
+            finally:
+                if process.returncode is None:
+                    process.terminate()
+                    await process.wait()
+
+    await asyncio.gather(*(run_alone(part) for part in parts))
+    return failed
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--keep", action="store_true", help=f"write the figures to {RESULTS.name}")
+    parser.add_argument("--jobs", type=int, default=1, help="how many parts run at a time")
     arguments = parser.parse_args()
     # Whoever bounds the time of a run ends it so; its processes and servers are to end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
-    reports = [run_part(part, arguments.seed, arguments.scale) for part in arguments.parts or FAULTS]
-    if arguments.keep:
-        for report in reports:
-            report.keep(RESULTS)
-    failed = [report.part for report in reports if report.failures]
+    parts = arguments.parts or FAULTS
+    started = time.monotonic()
+    if arguments.jobs > 1 and len(parts) > 1:
+        failed = asyncio.run(run_beside(parts, arguments))
+    else:
+        reports = [run_part(part, arguments.seed, arguments.scale) for part in parts]
+        if arguments.keep:
+            for report in reports:
+                report.keep(RESULTS)
+        failed = [report.part for report in reports if report.failures]
     print(
-        f"{len(reports) - len(failed)} of {len(reports)} parts passed"
+        f"{len(parts) - len(failed)} of {len(parts)} parts passed in {(time.monotonic() - started) / 60:.0f} min"
         + (f"; failed: {', '.join(failed)}" if failed else "")
     )
     return 1 if failed else 0

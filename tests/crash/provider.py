@@ -30,6 +30,8 @@ BAD_NOTES = 12
 CALLS_PER_NEEDED_MAX = 1.3
 DRAIN_SECONDS_MAX = 900.0
 SAY_SECONDS = 15.0
+# An answer has to be read, and its pause to be committed, before another process can know of it.
+TOLD_SECONDS = 0.2
 REFUSED, BROKEN = "refusedword", "brokenword"
 # What spoils no answer is in the script as well: it must cost nothing.
 HARMLESS = ("shuffle", "no_usage")
@@ -105,15 +107,18 @@ async def drained(system: System, report: Report) -> None:
         await connection.close()
 
 
-def calls_too_early(provider: OpenAIServer) -> tuple[int, int]:
-    """Count the calls of a process within its own Retry-After, and those within another's, of whom nothing is promised."""
+def calls_too_early(provider: OpenAIServer) -> tuple[int, int, int]:
+    """Count calls within the Retry-After of their own process, of another one that had told, and of one that could not yet."""
     closed = [call for call in provider.called() if call.closed_seconds]
-    own = others = 0
+    own = others = untold = 0
     for call in provider.called():
         inside = [before for before in closed if before.at < call.at < before.at + before.closed_seconds]
         own += any(before.key == call.key for before in inside)
-        others += any(before.key != call.key for before in inside)
-    return own, others
+        of_others = [before for before in inside if before.key != call.key]
+        was_told = any(call.at - before.at > TOLD_SECONDS for before in of_others)
+        others += was_told
+        untold += bool(of_others) and not was_told
+    return own, others, untold
 
 
 async def run(report: Report, options: Options) -> None:
@@ -191,7 +196,7 @@ async def judge(report: Report, system: System, texts: int, spoiled: int) -> Non
         await connection.close()
     batches = math.ceil(texts / BATCH)
     calls = len(provider.called())
-    own, others = calls_too_early(provider)
+    own, others, untold = calls_too_early(provider)
     needed = batches + spoiled
     report.figures |= {
         "texts": texts,
@@ -203,6 +208,7 @@ async def judge(report: Report, system: System, texts: int, spoiled: int) -> Non
         "calls / needed": round(calls / needed, 3),
         "calls inside a Retry-After": own,
         "calls inside another process's Retry-After": others,
+        f"calls within {TOLD_SECONDS:g} s of another's": untold,
         "texts sent more than once": sum(count > 1 for count in texts_sent(provider).values()),
     }
     report.expect(not provider.faults, f"{len(provider.faults)} answers of the script were never asked for")
@@ -212,6 +218,7 @@ async def judge(report: Report, system: System, texts: int, spoiled: int) -> Non
     report.expect(letters == 0, f"{letters} texts were charged with the provider's faults")
     report.expect(calls <= CALLS_PER_NEEDED_MAX * needed, f"{calls} calls where {needed} are needed")
     report.expect(own == 0, f"{own} calls inside a Retry-After")
+    report.expect(others == 0, f"{others} calls inside a Retry-After that another process was told")
 
 
 async def beside_bad_texts(report: Report, options: Options, system: System) -> None:

@@ -1,5 +1,6 @@
 """What a part of the harness found: figures that are printed and kept, and what failed."""
 
+import fcntl
 import json
 import sys
 import time
@@ -39,10 +40,14 @@ class Report:
         sys.stdout.flush()
 
     def keep(self, path: Path) -> None:
-        """Write the figures beside those of the other parts."""
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        kept[self.part] = {"seed": self.seed, "passed": not self.failures, "figures": self.figures}
-        path.write_text(json.dumps(dict(sorted(kept.items())), indent=2) + "\n", encoding="utf-8")
+        """Write the figures beside those of the other parts, which may end at the same moment."""
+        with path.open("a+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            kept = json.loads(file.read() or "{}")
+            kept[self.part] = {"seed": self.seed, "passed": not self.failures, "figures": self.figures}
+            file.truncate(0)
+            file.write(json.dumps(dict(sorted(kept.items())), indent=2) + "\n")
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -11,6 +11,7 @@ from tests.crash.__main__ import RESULTS
 from tests.crash.report import Figure
 
 Figures = Mapping[str, Figure]
+OTHERS_PAUSE = "calls inside another process's Retry-After"
 BEGIN, END = "<!-- figures of faults -->", "<!-- end -->"
 
 
@@ -71,7 +72,10 @@ ROWS = (
         "provider",
         lambda f: f"{f['answers spoiled']} answers of the model's server spoiled, {f['vectors recomputed']} vectors recomputed",
         "0 wrong; calls ≤ 1.3 × needed; 0 inside a `Retry-After`",
-        lambda f: f"{f['vectors wrong']} wrong; {f['calls / needed']} ×; {f['calls inside a Retry-After']}",
+        lambda f: (
+            f"{f['vectors wrong']} wrong; {f['calls / needed']} ×; "
+            f"{f['calls inside a Retry-After']}, and {f[OTHERS_PAUSE]} inside that of another embedder"
+        ),
     ),
     Row(
         "poison",
@@ -111,6 +115,36 @@ ROWS = (
         lambda f: f"{f['claims']} claims by processes whose clocks are an hour off, {f['workers killed with a lease']} of them killed",
         "0 early, 0 late",
         lambda f: f"{f['leases taken early']} leases taken early, {f['leases taken late']} late",
+    ),
+    Row(
+        "uploads",
+        lambda f: (
+            f"uploads too large, without a key, slow, and {f['uploads broken off at 50 %']} broken off at their half; "
+            f"one of {f['large file (MiB)']} MiB"
+        ),
+        "refused unread; nothing left behind; p99 of others ≤ 2 ×",
+        lambda f: (
+            f"≤ {f['bodies without a key: most read of one (KiB)']} KiB read of a body without a key; "
+            f"{f['temporary files at any time']} temporary files; {f['small file: p99 beside ÷ idle']} ×"
+        ),
+    ),
+    Row(
+        "motion",
+        lambda f: f"{f['traces']} traces of {f['steps']} writes, moves, swaps and deletions",
+        "the documents are the files at rest",
+        lambda f: f"{f['mismatches']} mismatches",
+    ),
+    Row(
+        "flood",
+        lambda f: (
+            f"{f['files dropped at once']} files at once, {f['files dropped while no ingester ran']} before the start, events dropped "
+            f"{f['times that events were dropped']} times"
+        ),
+        "every file taken once",
+        lambda f: (
+            f"{f['files that arrived as they are']} of {f['files']}, {f['files taken twice']} twice; "
+            f"{f['files taken a second']} a second"
+        ),
     ),
     Row(
         "hostile",

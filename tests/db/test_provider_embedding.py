@@ -23,7 +23,8 @@ from shared.embedding import OpenAIModel, open_model
 from shared.errors import ConfigError, ProviderUnavailable
 from shared.intake import ensure_collection, ensure_model
 from shared.listener import Listener
-from shared.models import VisibleWait, find_model
+from shared.models import ModelPause, VisibleWait, find_model
+from shared.provider import NotNow, SharedPause
 from shared.publication import PublicationSweep
 from shared.settings import Settings, WorkerSettings
 from shared.text import embedded_text
@@ -65,11 +66,11 @@ def server(running: OpenAIServer) -> OpenAIServer:
     return running
 
 
-def open_remote(url: str, tmp_path: Path, **values: object) -> OpenAIModel:
+def open_remote(url: str, tmp_path: Path, pause: SharedPause | None = None, **values: object) -> OpenAIModel:
     settings = Settings(
         _env_file=None, home=tmp_path, embedding_model=NAME, embedding_base_url=url, openai_api_key=KEY, **values
     )
-    model = open_model(settings)
+    model = open_model(settings, pause=pause)
     assert isinstance(model, OpenAIModel)
     return model
 
@@ -294,6 +295,50 @@ async def test_what_was_computed_before_a_pause_is_stored_and_not_asked_again(po
     with pytest.raises(ProviderUnavailable):
         await model.encode(["a question of another task"])
     assert len(server.calls) == calls
+
+
+async def test_pause_that_one_embedder_is_asked_for_holds_for_every_other(pool, owner, server, tmp_path):
+    await make_collection(pool)
+    pause = ModelPause(pool, NAME)
+    asked, other = (open_remote(server.url, tmp_path, pause, provider_seconds=PROVIDER_SECONDS) for _ in range(2))
+    server.faults += [{"kind": "status", "status": 429, "headers": {"Retry-After": "600"}}]
+    with pytest.raises(NotNow):
+        await asked.encode(["a text"])
+    with pytest.raises(NotNow, match="429") as caught:
+        await other.encode(["another text"])
+    assert 500 < caught.value.retry_after <= 600
+    assert len(server.calls) == 1
+    assert "429" in other.note
+    await owner.execute("UPDATE embedding_model SET paused_until = now()")
+    other._provider._gate._open_at = 0.0  # the ten minutes are over
+    assert len(await other.encode(["another text"])) == 1
+    await asked.close()
+    await other.close()
+
+
+async def test_longest_pause_counts_and_a_model_that_nobody_registered_has_none(pool, owner):
+    await make_collection(pool)
+    pause = ModelPause(pool, NAME)
+    assert await pause.find() is None
+    await pause.extend(600, "many requests")
+    await pause.extend(1, "few")
+    seconds, reason = await pause.find()
+    assert 500 < seconds <= 600
+    assert reason == "many requests"
+    unknown = ModelPause(pool, "openai:unknown")
+    await unknown.extend(600, "nobody")
+    assert await unknown.find() is None
+
+
+async def test_database_that_does_not_answer_keeps_no_call_back(pool, monkeypatch):
+    monkeypatch.setattr(models_module, "PAUSE_LOOK_SECONDS_MAX", 0.05)
+    pause = ModelPause(pool, NAME)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(pool.get_max_size()):
+            await stack.enter_async_context(pool.acquire())
+        assert await pause.find() is None
+        await pause.extend(600, "nobody hears it")
+    assert await pause.find() is None
 
 
 async def test_tokens_are_recorded_with_the_vectors_as_the_server_counts_them(url, pool, owner, server, model):

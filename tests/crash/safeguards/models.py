@@ -115,6 +115,27 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{SERVER}::test_shorter_pause_does_not_shorten_a_longer_one",
     ),
     mutant(
+        "provider: what one embedder was asked holds for the others",
+        PROVIDER,
+        "                await self._pause.extend(asked, str(failure))\n",
+        "                pass\n",
+        f"{EMBEDDING_TESTS}::test_pause_that_one_embedder_is_asked_for_holds_for_every_other",
+    ),
+    mutant(
+        "provider: the pause of the others is looked up before a call",
+        PROVIDER,
+        "            self._gate.close(reason, seconds)\n            self._gate.check()\n",
+        "            self._gate.close(reason, 0 * seconds)\n            self._gate.check()\n",
+        f"{EMBEDDING_TESTS}::test_pause_that_one_embedder_is_asked_for_holds_for_every_other",
+    ),
+    mutant(
+        "provider: a shorter pause of one process shortens no longer one of another",
+        "shared/models.sql",
+        "WHERE name = $1 AND (paused_until IS NULL OR paused_until < clock_timestamp() + $2::interval)",
+        "WHERE name = $1",
+        f"{EMBEDDING_TESTS}::test_longest_pause_counts_and_a_model_that_nobody_registered_has_none",
+    ),
+    mutant(
         "provider: pauses double up to a bound",
         PROVIDER,
         "min(PAUSE_SECONDS_MIN * 2.0 ** (self._failures - 1), PAUSE_SECONDS_MAX)",

@@ -32,7 +32,9 @@ HIDE_SECONDS_MAX = 2.0
 PAUSE_LOOK_SECONDS_MAX = 1.0
 PAUSE_REASON_CHARACTERS_MAX = 1000
 
-_FIND, _FIND_PAUSE, _EXTEND_PAUSE = (STATEMENTS[name] for name in ("find_model", "find_pause", "extend_pause"))
+_FIND = STATEMENTS["find_model"]
+_FIND_PAUSE = STATEMENTS["find_pause"]
+_EXTEND_PAUSE = STATEMENTS["extend_pause"]
 
 
 @dataclass(frozen=True, slots=True)

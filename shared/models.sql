@@ -16,16 +16,14 @@ LEFT JOIN embedding_model AS m ON m.name = $1
 -- name: find_pause
 -- For how long the server of model $1 wants no call, and why.
 -- $1 name text
--- Rows: 0 or 1.
+-- Rows: 0..1.
 SELECT extract(epoch FROM paused_until - clock_timestamp())::float8 AS seconds, pause_reason
 FROM embedding_model
 WHERE name = $1 AND paused_until > clock_timestamp()
 
 -- name: extend_pause
 -- Note that the server of model $1 wants no call for $2 because of $3; a shorter pause shortens no longer one.
--- $1 name text
--- $2 pause interval
--- $3 reason text
--- Rows: 0 or 1 changed.
+-- $1 name text · $2 pause interval · $3 reason text
+-- Rows: none.
 UPDATE embedding_model SET paused_until = clock_timestamp() + $2::interval, pause_reason = $3
 WHERE name = $1 AND (paused_until IS NULL OR paused_until < clock_timestamp() + $2::interval)

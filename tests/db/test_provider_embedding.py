@@ -374,7 +374,7 @@ async def test_model_is_registered_with_what_the_server_gave(pool, server, model
     known = await find_model(pool, NAME)
     assert known is not None
     assert (known.id, known.dimension, model.dimension) == (model_id, DIMENSION, DIMENSION)
-    assert len(server.calls) == 1
+    assert len(server.calls) == 2
 
 
 async def test_vectors_of_another_length_than_the_databases_stop_the_start(pool, server, model):
@@ -411,6 +411,21 @@ async def test_silent_server_holds_up_no_embedder_whose_database_knows_the_model
     assert (await register_model(pool, model), model.dimension) == ((await find_model(pool, NAME)).id, DIMENSION)
 
 
+async def test_one_answer_of_another_length_is_neither_registered_nor_ends_an_embedder(pool, server, model):
+    server.faults += [{"kind": "dimension"}]
+    with pytest.raises(ProviderUnavailable, match="different lengths"):
+        await register_model(pool, model)
+    assert await find_model(pool, NAME) is None
+    model_id = await register_model(pool, model)
+    await make_collection(pool)
+    server.faults += [{"kind": "dimension"}]
+    assert await register_model(pool, model) == model_id
+    assert model.dimension == DIMENSION
+    server.faults += [{"kind": "dimension"}] * 2
+    with pytest.raises(ConfigError, match=f"of {DIMENSION} dimensions before"):
+        await register_model(pool, model)
+
+
 async def test_ingester_waits_visibly_until_an_embedder_has_asked(pool, owner, server, model):
     waiting = VisibleWait(pool, "ingester", lambda: find_model(pool, NAME), "waiting for an embedder")
     running = asyncio.create_task(waiting.run())
@@ -441,7 +456,7 @@ async def test_embedder_waits_visibly_for_a_silent_server_and_sends_nothing_in_i
     assert len(server.calls) == 1
     model._provider._gate._open_at = 0.0  # the hour is over
     assert await asyncio.wait_for(running, SECONDS) is not None
-    assert len(server.calls) == 2
+    assert len(server.calls) == 3  # what is news is asked twice
 
 
 async def test_parser_child_counts_as_the_servers_model_is_counted(tmp_path):

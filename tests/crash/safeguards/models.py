@@ -1,6 +1,6 @@
 """Models on servers, vectors, tokens and chunks."""
 
-from tests.crash.safeguards.mutant import Mutant, mutant
+from tests.crash.safeguards.mutant import Edit, Mutant, mutant
 
 EMBEDDING, PROVIDER, EMBED = "shared/embedding.py", "shared/provider.py", "services/embedder/embed.py"
 CHUNKING = "services/ingester/chunking.py"
@@ -115,6 +115,13 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{SERVER}::test_shorter_pause_does_not_shorten_a_longer_one",
     ),
     mutant(
+        "models: a length that is news counts when it is given twice",
+        "services/embedder/register.py",
+        "dimension != expected and await model.probe() != dimension:",
+        "dimension is None:",
+        f"{EMBEDDING_TESTS}::test_one_answer_of_another_length_is_neither_registered_nor_ends_an_embedder",
+    ),
+    mutant(
         "provider: what one embedder was asked holds for the others",
         PROVIDER,
         "                await self._pause.extend(asked, str(failure))\n",
@@ -190,16 +197,18 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "chunks: a sentence longer than the model reads is divided",
         CHUNKING,
-        "            if weight is not None and weight <= room:\n",
-        "            if weight is not None:\n",
+        "(weight := next(weights)) <= room:\n",
+        "(weight := next(weights)) > 0:\n",
         f"{CHUNKS}::test_hostile_text_fits_the_model_in_linear_time",
     ),
-    mutant(
+    Mutant(
         "chunks: characters count too",
-        CHUNKING,
-        "    return max(1, -((start - end) // CHARACTERS_PER_TOKEN_MAX))\n",
-        "    return 1\n",
-        f"{CHUNKS}::test_chunks_of_text_that_is_one_token_are_bounded_by_their_characters",
+        (
+            Edit(CHUNKING, " if span.end - span.start <= CHARACTERS_PER_TOKEN_MAX * room]\n", "]\n"),
+            Edit(CHUNKING, "end - start <= CHARACTERS_PER_TOKEN_MAX * room and (weight", "(weight"),
+            Edit(CHUNKING, " -((span.start - span.end) // CHARACTERS_PER_TOKEN_MAX), 1)\n", " 1)\n"),
+        ),
+        (f"{CHUNKS}::test_chunks_of_text_that_is_one_token_are_bounded_by_their_characters",),
     ),
     mutant(
         "chunks: none crosses a heading",

@@ -55,7 +55,7 @@ _FIND_COLLECTION = STATEMENTS["find_collection"]
 _CREATE_COLLECTION = STATEMENTS["create_collection"]
 _CREATE_BLOB = STATEMENTS["create_blob"]
 _ADD_PART = STATEMENTS["add_blob_part"]
-_DELETE_BLOB = STATEMENTS["delete_blob"]
+_DELETE_BLOBS = STATEMENTS["delete_blobs"]
 _SWEEP_BLOBS = STATEMENTS["sweep_blobs"]
 _SWEEP_VERSIONS = STATEMENTS["sweep_ended_versions"]
 _OPEN_COLLECTION = STATEMENTS["open_collection"]
@@ -182,7 +182,7 @@ async def store_bytes(conn: Session, pieces: AsyncIterator[bytes]) -> StoredByte
     except BaseException:
         # What cannot be removed now is swept by its age.
         with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
-            await asyncio.shield(conn.execute(_DELETE_BLOB, blob_id, timeout=_patience_seconds(file_bytes)))
+            await asyncio.shield(conn.execute(_DELETE_BLOBS, [blob_id], timeout=_patience_seconds(file_bytes)))
         raise
     return StoredBytes(blob_id, digest.digest(), file_bytes)
 
@@ -201,9 +201,10 @@ async def has_bytes(conn: Session, collection_id: int, source_uri: str, sha256: 
 
 
 async def discard_bytes(conn: Session, *unwanted: StoredBytes) -> None:
-    """Remove bytes that turned out not to be wanted."""
-    for stored in unwanted:
-        await conn.execute(_DELETE_BLOB, stored.blob_id, timeout=_patience_seconds(stored.file_bytes))
+    """Remove bytes that turned out not to be wanted, all at once: a mail may hold hundreds of files."""
+    if unwanted:
+        seconds = _patience_seconds(sum(stored.file_bytes for stored in unwanted))
+        await conn.execute(_DELETE_BLOBS, [stored.blob_id for stored in unwanted], timeout=seconds)
 
 
 async def add_version(
@@ -307,7 +308,7 @@ async def settle_bytes(
     is_same = newest is not None and newest["sha256"] == stored.sha256
     is_retry = newest is not None and is_same and retries_failed and newest["state"] == "failed"
     if newest is not None and is_same and not is_moved and not is_retry:
-        await conn.execute(_DELETE_BLOB, stored.blob_id, timeout=_patience_seconds(stored.file_bytes))
+        await discard_bytes(conn, stored)
         return Intake(Arrival.UNCHANGED, collection_id, document_id, newest["id"], newest["state"])
     version_id: int = await conn.fetchval(
         _CREATE_VERSION,

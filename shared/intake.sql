@@ -65,12 +65,12 @@ RETURNING id
 INSERT INTO blob_part (blob_id, ordinal, bytes)
 VALUES ($1::bigint, $2::integer, $3::bytea)
 
--- name: delete_blob
--- Remove blob $1, whose content is stored already.
--- $1 blob_id bigint
+-- name: delete_blobs
+-- Remove blobs $1: their content is stored already, or not wanted.
+-- $1 blob_ids bigint[]
 -- Rows: none.
 DELETE FROM blob
-WHERE id = $1::bigint
+WHERE id = ANY ($1::bigint[])
 
 -- name: sweep_blobs
 -- Remove up to $2 blobs older than $1 that no version names, as many as begin within their first $3 parts: each

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from services.ingester.ingest import IngestHandler
@@ -45,7 +46,7 @@ async def main() -> None:
     except OSError as error:
         raise ConfigError(f"ASKBOX_INBOX, ASKBOX_HOME: {error.filename} cannot be made: {error.strerror}") from None
     limits = ParseLimits(settings.parse_seconds, settings.parse_memory_bytes, settings.chunk_tokens)
-    parsers = ParserPool(await asyncio.to_thread(prepare_tokenizer, settings), limits)
+    parsers = ParserPool(await asyncio.to_thread(prepare_tokenizer, settings), limits, settings.ocr_languages)
     listener = Listener(url, "askbox_worker", "askbox ingester listener", ["ingest", "scan"])
     async with (
         open_pool(url, "askbox_worker", "askbox ingester", connections_max=CONNECTIONS_MAX) as pool,
@@ -73,7 +74,7 @@ async def main() -> None:
             ],
         )
         await parsers.start()
-        log(Event.PROCESS_STARTED, inbox=str(settings.inbox), walls=parsers.walls)
+        log(Event.PROCESS_STARTED, inbox=str(settings.inbox), walls=parsers.walls, ocr=asdict(parsers.ocr))
         _tell_plugins(parsers)
         watching = asyncio.create_task(watcher.run())
         watching.add_done_callback(lambda _: worker.stop())

@@ -6,11 +6,12 @@ is killed when; a version says nothing when a newer one has spoken.
 """
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from opentelemetry.trace import Span
 
+from services.ingester.parsing.writer import METADATA_CHARACTERS_MAX
 from services.ingester.paths import (
     ATTACHMENT_DEPTH_MAX,
     attachment_depth,
@@ -18,7 +19,7 @@ from services.ingester.paths import (
     attachment_uri,
     outermost_uri,
 )
-from services.ingester.sandbox import AttachmentEnded, Parsed
+from services.ingester.sandbox import AttachmentEnded, Parsed, ParsedHead
 from shared import intake
 from shared.database import Connection, Pool, Session
 from shared.errors import ParserLimit
@@ -27,6 +28,7 @@ from shared.intake import Arrival, Intake, StoredBytes
 from shared.publication import VersionKey
 from shared.spans import TraceContext, end_file_span, end_send_span, start_file_span, start_send_span
 from shared.statements import load_statements
+from shared.text import one_line
 
 STATEMENTS = load_statements("services.ingester", "attachments.sql")
 ATTACHMENTS_MAX = 200
@@ -34,6 +36,7 @@ ATTACHMENTS_MAX = 200
 HELD_MAX = 1000
 # Decoding makes nothing longer, but a character of one byte may have three in UTF-8.
 GROWTH_MAX = 3
+TOO_DEEP = f"they lie in more than {ATTACHMENT_DEPTH_MAX} mails, one within the other; save them, and drop them"
 
 _MAY_HOLD = STATEMENTS["may_hold"]
 _LOCK_HOLDER = STATEMENTS["lock_holder"]
@@ -78,18 +81,25 @@ class TakenAttachment:
 class AttachmentStore:
     """Stores what a parser finds in one file, bounded, and forgets it unless it becomes documents."""
 
-    def __init__(self, pool: Pool, file_bytes: int) -> None:
+    def __init__(self, pool: Pool, source_uri: str, file_bytes: int) -> None:
         self._pool = pool
         self._bytes_left = file_bytes * GROWTH_MAX
+        self._is_too_deep = attachment_depth(source_uri) >= ATTACHMENT_DEPTH_MAX
+        self._unread_names: list[str] = []
         self.stored: list[StoredAttachment] = []
 
     async def store(self, name: str, items: AsyncIterator[Parsed]) -> None:
-        """Store one attachment, whose pieces come next.
+        """Store one attachment, whose pieces come next; of one that lies too deep, note the name.
 
         Raises: ParserLimit when the file holds more than it can.
         """
-        if len(self.stored) == ATTACHMENTS_MAX:
+        if len(self.stored) + len(self._unread_names) == ATTACHMENTS_MAX:
             raise ParserLimit(f"the file holds more than {ATTACHMENTS_MAX} others: take them out of it, and drop them")
+        if self._is_too_deep:
+            async for _ in self._pieces(items):
+                pass
+            self._unread_names.append(name)
+            return
         stored = await intake.store_bytes(self._pool, self._pieces(items))
         self.stored.append(StoredAttachment(name, stored))
         await reach(Failpoint.ATTACHMENT_STORED)
@@ -99,8 +109,19 @@ class AttachmentStore:
         await intake.discard_bytes(conn, *(attachment.stored for attachment in self.stored))
 
     def summary(self, taken: Sequence["TakenAttachment"]) -> dict[str, object]:
-        """Tell, for the story of the mail, how many were found and how many of them are documents."""
-        return {"attachments": len(self.stored), "attachments_taken": len(taken)} if self.stored else {}
+        """Tell, for the story of the mail, how many were found, how many of them are documents, and what is not read."""
+        found = len(self.stored) + len(self._unread_names)
+        return {"attachments": found, "attachments_taken": len(taken), **self._unread()} if found else {}
+
+    def noted(self, head: ParsedHead) -> ParsedHead:
+        """Note beside what is known of the mail what in it is not read."""
+        return replace(head, metadata=head.metadata | self._unread())
+
+    def _unread(self) -> dict[str, str]:
+        if not self._unread_names:
+            return {}
+        names = ", ".join(attachment_names(self._unread_names))
+        return {"attachments_not_read": one_line(f"{TOO_DEEP}: {names}", METADATA_CHARACTERS_MAX)}
 
     async def _pieces(self, items: AsyncIterator[Parsed]) -> AsyncIterator[bytes]:
         async for item in items:
@@ -138,8 +159,7 @@ async def replace_attachments(
     """
     if holder is None:
         return []
-    is_too_deep = attachment_depth(holder.source_uri) >= ATTACHMENT_DEPTH_MAX
-    if holder.is_overtaken or is_too_deep or not (attachments or holder.has_attachments):
+    if holder.is_overtaken or not (attachments or holder.has_attachments):
         await intake.discard_bytes(conn, *(attachment.stored for attachment in attachments))
         return []
     await intake.open_collection(conn, key.collection_id)

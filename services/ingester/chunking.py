@@ -39,6 +39,7 @@ _UNITS_PER_COUNT = 2048
 _CHARACTERS_PER_COUNT = 1024 * 1024
 _LINE = re.compile(r"\S(?:[^\n]*\S)?")
 _WORD = re.compile(r"\w+")
+_DIVISIBLE = (BlockKind.PROSE, BlockKind.LINES)
 
 Count = Callable[[Sequence[str]], list[int]]
 
@@ -84,8 +85,7 @@ class _Span(NamedTuple):
     line: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Unit:
+class _Unit(NamedTuple):
     """What is never divided: a sentence, a line, a row, or a piece of one that is too long."""
 
     start: int
@@ -159,6 +159,8 @@ def _label(document: ParsedDocument, page: int) -> str | None:
 
 def _lines(text: str, units: Sequence[_Unit]) -> list[int]:
     """Number the lines of a chunk, as far as they do not simply count on."""
+    if _count_on(text, units):
+        return [] if units[0].line is None else [units[0].line]
     numbers: list[int] = []
     at = units[0].start
     for unit in units:
@@ -174,6 +176,19 @@ def _lines(text: str, units: Sequence[_Unit]) -> list[int]:
     while len(numbers) > 1 and numbers[-1] == numbers[-2] + 1:
         numbers.pop()
     return numbers
+
+
+def _count_on(text: str, units: Sequence[_Unit]) -> bool:
+    """Whether the lines of a chunk simply count on from its first, as nearly always, or nothing is known of them."""
+    line, at = units[0].line, units[0].start
+    if line is None:
+        return True
+    for unit in units:
+        line += text.count("\n", at, unit.start)
+        if unit.line != line:
+            return False
+        at = unit.start
+    return True
 
 
 def _sections(document: ParsedDocument) -> Iterator[_Section]:
@@ -255,13 +270,12 @@ def _beginning(text: str, tokens_max: int, count: Count) -> str:
 def _units(text: str, blocks: Iterable[Block], count: Count, limits: Limits, room: int) -> Iterator[_Unit]:
     for part in _batches(_spans(text, blocks)):
         # What has too many characters for any chunk need not be counted: there may be 100 MB of it.
-        short = [(span.start, span.end) for span in part if _least_weight(span.start, span.end) <= room]
-        weights = dict(zip(short, _weigh(text, short, count, limits), strict=True))
+        short = [span for span in part if span.end - span.start <= CHARACTERS_PER_TOKEN_MAX * room]
+        weights = iter(_weigh(text, short, count, limits))
         for span in part:
-            weight = weights.get((span.start, span.end))
-            if weight is not None and weight <= room:
-                priority = (span.rank, _hash(text[span.start : span.end]))
-                yield _Unit(span.start, span.end, weight, priority, span.page, span.line)
+            start, end, rank, page, line = span
+            if end - start <= CHARACTERS_PER_TOKEN_MAX * room and (weight := next(weights)) <= room:
+                yield _Unit(start, end, weight, (rank, _hash(text[start:end])), page, line)
             else:
                 yield from _pieces(text, span, count, limits)
 
@@ -269,6 +283,9 @@ def _units(text: str, blocks: Iterable[Block], count: Count, limits: Limits, roo
 def _spans(text: str, blocks: Iterable[Block]) -> Iterator[_Span]:
     for block in blocks:
         at, line = block.start, block.line
+        if block.kind not in _DIVISIBLE:
+            yield _Span(at, block.end, 0, block.page, line)
+            continue
         before: tuple[int, int] | None = None
         for start, end in _divide(text, block):
             if before is not None:
@@ -295,16 +312,14 @@ def _batches(spans: Iterable[_Span]) -> Iterator[list[_Span]]:
 
 
 def _divide(text: str, block: Block) -> Iterator[tuple[int, int]]:
-    """Return the spans of a block that are not divided further."""
-    match block.kind:
-        case BlockKind.PROSE:
-            for start, end in sentence_spans(text[block.start : block.end]):
-                yield block.start + start, block.start + end
-        case BlockKind.LINES:
-            for line in _LINE.finditer(text, block.start, block.end):
-                yield line.span()
-        case _:
-            yield block.start, block.end
+    """Return the spans of prose or lines that are not divided further."""
+    if block.kind is BlockKind.PROSE:
+        first = block.start
+        for start, end in sentence_spans(text[first : block.end]):
+            yield first + start, first + end
+    else:
+        for line in _LINE.finditer(text, block.start, block.end):
+            yield line.span()
 
 
 def _pieces(text: str, whole: _Span, count: Count, limits: Limits) -> Iterator[_Unit]:
@@ -313,7 +328,7 @@ def _pieces(text: str, whole: _Span, count: Count, limits: Limits) -> Iterator[_
     found = (match.span() for match in _PIECE.finditer(text, whole.start, whole.end))
     pieces = (_Span(start, start + len(text[start:end].rstrip()), 2, whole.page, None) for start, end in found)
     for part in _batches(pieces):
-        weights = _weigh(text, [(piece.start, piece.end) for piece in part], count, limits)
+        weights = _weigh(text, part, count, limits)
         for (start, end, rank, page, _), weight in zip(part, weights, strict=True):
             line = None if line is None else line + text.count("\n", before, start)
             before = start
@@ -321,17 +336,13 @@ def _pieces(text: str, whole: _Span, count: Count, limits: Limits) -> Iterator[_
             yield _Unit(start, end, weight, priority, page, line)
 
 
-def _weigh(text: str, spans: Sequence[tuple[int, int]], count: Count, limits: Limits) -> list[int]:
-    counted = count([text[start:end] for start, end in spans])
+def _weigh(text: str, spans: Sequence[_Span], count: Count, limits: Limits) -> list[int]:
+    """Return what spans weigh: their tokens, and no less than their characters ask for."""
+    counted = count([text[span.start : span.end] for span in spans])
     return [
-        max(tokens - limits.special_count, _least_weight(start, end))
-        for (start, end), tokens in zip(spans, counted, strict=True)
+        max(tokens - limits.special_count, -((span.start - span.end) // CHARACTERS_PER_TOKEN_MAX), 1)
+        for span, tokens in zip(spans, counted, strict=True)
     ]
-
-
-def _least_weight(start: int, end: int) -> int:
-    """What a span weighs at least, by its characters."""
-    return max(1, -((start - end) // CHARACTERS_PER_TOKEN_MAX))
 
 
 def _hash(text: str) -> bytes:
@@ -380,21 +391,23 @@ def boundaries(units: Iterable[tuple[int, tuple[int, bytes]]], radius: int) -> I
         while arrived and arrived[0].end + radius <= total:
             entering = arrived.popleft()
             while inner and inner[0].end + radius <= entering.end:
-                yield from _least(inner.popleft(), window, radius)
+                if _is_least(inner[0], window, radius):
+                    yield inner[0].number
+                inner.popleft()
             while window and window[-1].priority > entering.priority:
                 window.pop()
             window.append(entering)
             inner.append(entering)
     for place in inner:
-        yield from _least(place, window, radius)
+        if _is_least(place, window, radius):
+            yield place.number
 
 
-def _least(place: _Place, window: deque[_Place], radius: int) -> Iterator[int]:
-    """Return a place if none within a radius is less; forget those too far before it."""
+def _is_least(place: _Place, window: deque[_Place], radius: int) -> bool:
+    """Whether no place within a radius is less; those too far before it are forgotten."""
     while window[0].end <= place.end - radius:
         window.popleft()
-    if window[0].number == place.number:
-        yield place.number
+    return window[0].number == place.number
 
 
 def _halve(units: Sequence[_Unit], weight_max: int) -> Iterator[Sequence[_Unit]]:

@@ -5,7 +5,6 @@ What is attached to a mail is stored on the way and becomes documents of their o
 
 import asyncio
 import contextlib
-import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,17 +14,19 @@ from typing import IO
 from services.ingester import store
 from services.ingester.attachments import AttachmentStore, TakenAttachment, lock_holder, replace_attachments, tell
 from services.ingester.chunking import Chunk
-from services.ingester.language import text_search_configuration
+from services.ingester.language import chunk_configurations, text_search_configuration
 from services.ingester.paths import display_path
+from services.ingester.replies import refuse
 from services.ingester.sandbox import AttachmentBegan, ParsedHead, ParserPool
 from services.ingester.store import VersionToParse
 from shared import conventions as names
 from shared import queue
 from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool, retry_conflicts
-from shared.errors import CorruptFile, ParserLimit, ScratchUnavailable
+from shared.errors import CorruptFile, ScratchUnavailable
 from shared.failpoints import Failpoint, reach
 from shared.intake import once_per_content
 from shared.publication import (
+    UNPUBLISHABLE_ERRORS,
     PublicationSweep,
     VersionKey,
     add_event,
@@ -36,9 +37,10 @@ from shared.publication import (
 from shared.queue import Job
 from shared.spans import describe_current, end_send_span, span, start_send_span, version_attributes
 from shared.telemetry import Event, log
+from shared.text import one_line, storable
 
 CHUNKS_PER_TRANSACTION = 500
-# Whose jobs are made in one transaction: while it lasts, the lease cannot be extended.
+# Whose jobs are made in one transaction: but for the last, the lease cannot be extended while it lasts.
 JOB_CHUNKS_PER_TRANSACTION = 5000
 # How long a machine without room for a temporary file is left alone.
 SCRATCH_SECONDS = 5.0
@@ -64,7 +66,7 @@ class IngestHandler:
             return
         await reach(Failpoint.PARSING_COMMITTED)
         describe_current(version_attributes(version.collection_id, version.document_id, version.version_id))
-        found = AttachmentStore(self._pool, version.file_bytes)
+        found = AttachmentStore(self._pool, version.source_uri, version.file_bytes)
         try:
             with self._scratch_file() as file:
                 await self._read_blob(version, file)
@@ -73,9 +75,12 @@ class IngestHandler:
                     head, chunk_count = await self._stage(version, job, file, found)
                     parsing.set_attributes({names.MEDIA_TYPE: head.media_type, names.CHUNKS: chunk_count})
             jobs_made = await self._finish(version, job, head, found, started, chunk_count)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
                 await asyncio.shield(found.discard(self._pool))
+            if isinstance(error, UNPUBLISHABLE_ERRORS):
+                reason = one_line(storable(str(error))[0])
+                raise CorruptFile(f"the database refuses its content: {reason}") from error
             raise
         log(
             Event.DOCUMENT_STAGED,
@@ -139,7 +144,7 @@ class IngestHandler:
         batch: list[Chunk] = []
         language: str | None = None
         chunk_count = 0
-        path_words = " ".join(re.findall(r"\w+", display_path(version.source_uri).replace("_", " ")))
+        path_words = display_path(version.source_uri)
         items = self._parsers.parse(display_path(version.source_uri), file, version.file_bytes)
         async with contextlib.aclosing(items):
             async for item in items:
@@ -150,8 +155,8 @@ class IngestHandler:
                 if isinstance(item, AttachmentBegan):
                     await found.store(item.name, items)
                     continue
-                if not isinstance(item, Chunk):
-                    raise ParserLimit("the parser wrote what it should not")
+                if not isinstance(item, Chunk) or item.ordinal != chunk_count:
+                    raise refuse()
                 batch.append(item)
                 chunk_count += 1
                 if len(batch) == CHUNKS_PER_TRANSACTION:
@@ -177,12 +182,13 @@ class IngestHandler:
         *,
         size: ParsedHead | None = None,
     ) -> None:
+        languages = await asyncio.to_thread(chunk_configurations, [c.text for c in chunks], language)
         with span(names.STAGE_CHUNKS, attributes={names.CHUNKS: len(chunks)}):
             async with self._pool.acquire() as conn, conn.transaction():
                 await queue.hold_lease(conn, job.lease_id)
                 if size is not None:
                     await store.note_size(conn, version.key, size)
-                await store.stage_chunks(conn, version.key, chunks, language=language, path_words=path_words)
+                await store.stage_chunks(conn, version.key, chunks, languages=languages, path_words=path_words)
                 await reach(Failpoint.CHUNKS_WRITTEN)
             await reach(Failpoint.CHUNKS_COMMITTED)
 
@@ -204,12 +210,12 @@ class IngestHandler:
 
         async def once() -> tuple[int, list[TakenAttachment]]:
             async with self._pool.acquire() as conn, conn.transaction():
-                await queue.complete_jobs(conn, job.lease_id, [job.id])
                 holder = await lock_holder(conn, version.key, found.stored)
-                chunk_count = await store.finish_staging(conn, version.key, head)
+                chunk_count = await store.finish_staging(conn, version.key, found.noted(head))
                 if chunk_count is None:  # it has ended meanwhile
                     await delete_staged_chunks(conn, version.key)
                     await found.discard(conn)
+                    await queue.complete_jobs(conn, job.lease_id, [job.id])
                     return 0, []
                 made = made_before + await insert_embed_jobs(
                     conn, version.key, version.model_id, first_ordinal=first_ordinal
@@ -226,6 +232,9 @@ class IngestHandler:
                     detail={"chunks": chunk_count, "embed_jobs": made} | found.summary(taken),
                 )
                 await reach(Failpoint.STAGING_WRITTEN)
+                # Last: it holds the lease, which has to be extended while something above waits for the document, for minutes
+                # when another version of it is being published. Whoever has lost the lease rolls all of it back here.
+                await queue.complete_jobs(conn, job.lease_id, [job.id])
                 return made, taken
 
         made, taken = await once_per_content(lambda: retry_conflicts(once))

@@ -1,4 +1,4 @@
-"""The fork server of parser children: `python -I -m services.ingester.parse_server CONTROL_FD MODEL`.
+"""The fork server of parser children: `python -I -m services.ingester.parse_server CONTROL_FD MODEL [TESSERACT]`.
 
 It starts with an empty environment, imports what parsers need once, plug-ins included, and forks a child for each file. The child gets the
 file and one end of a socket as descriptors, sets its limits, gives up every file but Python's own, parses, chunks and
@@ -18,6 +18,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,23 @@ import services
 import shared
 from services.ingester import landlock
 from services.ingester.chunking import Limits, chunk_document
-from services.ingester.parsing import PageUnit, ParsedDocument, Registry
+from services.ingester.parsing import Format, PageUnit, ParsedDocument, Registry
+from services.ingester.parsing.ocr import PAGE_SECONDS_MAX, Ocr, Tesseract
+from services.ingester.parsing.pdf import parse_pdf
+from services.ingester.parsing.registry import PDF
 from services.ingester.plugins import load_plugins
 from shared.errors import PermanentError
 from shared.tokens import Tokenizer, open_tokenizer
 
 MESSAGE_BYTES_MAX = 65_536
+NO_MEMORY = "the parser needed more memory than ASKBOX_PARSE_MEMORY_BYTES lets it have: split the file, or raise that"
 # Of an attachment, in one line.
 PIECE_BYTES_MAX = 512 * 1024
 # All that is told of them has to fit into one message.
 PLUGINS_TOLD_MAX = 20
 OPEN_FILES_MAX = 64
+# Of the time that a file may take; with the rest what was read is cut into chunks.
+OCR_SHARE = 0.8
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 
@@ -44,7 +51,7 @@ def main() -> None:
     """Serve until the ingester closes the control socket."""
     control = socket.socket(fileno=int(sys.argv[1]))
     tokenizer = open_tokenizer(sys.argv[2])
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
+    tesseract = Tesseract(**json.loads(sys.argv[3])) if sys.argv[3:] else None
     for number in (
         signal.SIGINT,
         signal.SIGTERM,
@@ -53,11 +60,20 @@ def main() -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     walls = {"network": _leave_network(), "privileges": _prctl(PR_SET_NO_NEW_PRIVS, 1)}
     plugins = load_plugins()
-    registry = Registry(plugins.formats)
-    ruleset = landlock.open_ruleset([*_own_files(), *plugins.files])
+    ruleset = landlock.open_ruleset(
+        [*_own_files(), *plugins.files, *(tesseract.files() if tesseract is not None else ())]
+    )
+    ocr = None if tesseract is None else Ocr(tesseract, partial(_enclose, ruleset))
     walls["files"] = landlock.enter(ruleset)
     walls["environment"] = not _can_read(f"/proc/{os.getppid()}/environ")
     hello = {"walls": walls, "plugins": [asdict(plugin) for plugin in plugins.found[:PLUGINS_TOLD_MAX]]}
+    if ocr is not None:
+        status = ocr.start()
+        hello["ocr"] = asdict(status)
+        ocr = ocr if status.languages else None
+    read_pdf = [] if ocr is None else [Format(PDF, (), partial(parse_pdf, ocr=ocr))]
+    registry = Registry([*plugins.formats, *read_pdf])
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
     control.send(json.dumps(hello).encode())
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES_MAX, 2)
@@ -71,7 +87,8 @@ def main() -> None:
             os.read(gate, 1)  # ends when the server has said which process this is: who could say it could name another
             os.close(gate)
             landlock.enter(ruleset)  # once more: one child cannot look into another either
-            _run_child(json.loads(message), descriptors[0], descriptors[1], tokenizer, registry)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # it asks what became of its own
+            _run_child(json.loads(message), descriptors[0], descriptors[1], tokenizer, registry, ocr)
         with contextlib.suppress(OSError):  # nobody waits for it any more
             os.write(descriptors[1], f'{{"pid": {child}}}\n'.encode())
         for descriptor in (*descriptors, gate, key):
@@ -120,18 +137,36 @@ def _limit(request: dict[str, Any]) -> None:
         (resource.RLIMIT_NOFILE, OPEN_FILES_MAX),
         (resource.RLIMIT_CORE, 0),
     ):
-        _, hard = resource.getrlimit(kind)
-        limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (limit, limit))
+        _lower(kind, value)
+
+
+def _lower(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (limit, limit))
+
+
+def _enclose(ruleset: int | None) -> None:
+    """Shut in a process that a child starts: it dies with the child, whose other limits it has, and cannot look into it."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _lower(resource.RLIMIT_CPU, int(PAGE_SECONDS_MAX))
+    landlock.enter(ruleset)
 
 
 def _run_child(
-    request: dict[str, Any], file_descriptor: int, reply_descriptor: int, tokenizer: Tokenizer, registry: Registry
+    request: dict[str, Any],
+    file_descriptor: int,
+    reply_descriptor: int,
+    tokenizer: Tokenizer,
+    registry: Registry,
+    ocr: Ocr | None,
 ) -> None:
     """Parse one file and leave the process, whatever happens."""
     code = 1
     try:
         _limit(request)
+        if ocr is not None:
+            ocr.begin(OCR_SHARE * float(request["cpu_seconds"]))
         with (
             open(reply_descriptor, "w", encoding="utf-8", buffering=65_536) as reply,
             open(file_descriptor, "rb") as file,
@@ -141,7 +176,7 @@ def _run_child(
             except PermanentError as error:
                 _write(reply, {"error": str(error), "code": error.code})
             except MemoryError:
-                _write(reply, {"error": "the parser needed more memory than it may have", "code": "parser_limit"})
+                _write(reply, {"error": NO_MEMORY, "code": "parser_limit"})
             except RecursionError:
                 _write(reply, {"error": "the file is nested too deeply", "code": "corrupt_file"})
             except Exception as error:

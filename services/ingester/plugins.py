@@ -11,13 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from services.ingester.parsing import Block, Format, ParsedDocument, Sample
+from services.ingester.parsing import Attachment, Block, Format, LineUnit, PageUnit, ParsedDocument, Sample
 from shared.errors import CorruptFile, PermanentError
 from shared.text import one_line, storable
 
 GROUP = "askbox.parsers"
 PROBLEM_CHARACTERS_MAX = 300
 MEDIA_TYPES_TOLD_MAX = 20
+PLACE_MAX = 2**31 - 1
+ATTACHMENT_NAME_CHARACTERS_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,8 @@ def _checked(document: object) -> ParsedDocument:
     for block in document.blocks:
         if not isinstance(block, Block) or not at <= block.start < block.end <= len(text):
             raise ValueError("its blocks do not stand in order and apart in its text")
+        if not all(place is None or (isinstance(place, int) and 0 < place <= PLACE_MAX) for place in _places(block)):
+            raise ValueError("its pages and lines are not counted from 1")
         at = block.end
     return replace(
         document,
@@ -148,7 +152,18 @@ def _checked(document: object) -> ParsedDocument:
         title=storable(document.title)[0] if document.title else None,
         metadata={storable(str(name))[0]: storable(str(value))[0] for name, value in document.metadata.items()},
         replaced_character_count=document.replaced_character_count + replaced,
+        page_unit=PageUnit(document.page_unit),
+        line_unit=LineUnit(document.line_unit),
+        attachments=tuple(map(_checked_attachment, document.attachments)),
     )
+
+
+def _places(block: Block) -> tuple[object, object]:
+    return block.page, block.line
+
+
+def _checked_attachment(attachment: Attachment) -> Attachment:
+    return replace(attachment, name=storable(attachment.name)[0][:ATTACHMENT_NAME_CHARACTERS_MAX])
 
 
 def main() -> int:

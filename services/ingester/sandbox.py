@@ -1,7 +1,6 @@
 """The ingester's side of the parser children: start the fork server, hand it a file, read what comes back, bounded."""
 
 import asyncio
-import base64
 import contextlib
 import json
 import os
@@ -10,11 +9,13 @@ import socket
 import sys
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
-from typing import IO, Any
+from dataclasses import asdict, dataclass
+from typing import IO
 
 from services.ingester.chunking import Chunk
+from services.ingester.parsing.ocr import OcrStatus, Tesseract, no_tesseract
 from services.ingester.plugins import Plugin
+from services.ingester.replies import CHUNK, HEAD, built, is_name, read_line, read_piece, refuse
 from shared.errors import (
     CorruptFile,
     EmptyDocument,
@@ -87,14 +88,16 @@ Parsed = ParsedHead | Chunk | AttachmentBegan | bytes | AttachmentEnded
 class ParserPool:
     """Runs each file in a child process of its own, forked from a server that is started again when it dies."""
 
-    def __init__(self, model_name: str, limits: ParseLimits) -> None:
+    def __init__(self, model_name: str, limits: ParseLimits, ocr_languages: str | None = None) -> None:
         self._model_name = model_name
+        self._ocr_languages = ocr_languages
         self._limits = limits
         self._server: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
         self._starting = asyncio.Lock()
         self.walls: dict[str, bool] = {}
         self.plugins: list[Plugin] = []
+        self.ocr = OcrStatus()
 
     @property
     def server_pid(self) -> int:
@@ -114,6 +117,7 @@ class ParserPool:
             ours, theirs = socket.socketpair(
                 socket.AF_UNIX, socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
             )
+            tesseract = Tesseract.find(self._ocr_languages, os.environ)
             with theirs:
                 self._server = await asyncio.create_subprocess_exec(
                     sys.executable,
@@ -122,6 +126,7 @@ class ParserPool:
                     "services.ingester.parse_server",
                     str(theirs.fileno()),
                     self._model_name,
+                    *([] if tesseract is None else [json.dumps(asdict(tesseract))]),
                     pass_fds=[theirs.fileno()],
                     env={"LANG": "C.UTF-8", "TOKENIZERS_PARALLELISM": "false"},
                     stdin=asyncio.subprocess.DEVNULL,
@@ -139,6 +144,10 @@ class ParserPool:
             told = json.loads(hello)
             self.walls = told["walls"]
             self.plugins = [Plugin(**plugin) for plugin in told["plugins"]]
+            if tesseract is None:
+                self.ocr = OcrStatus(problem=no_tesseract(self._ocr_languages))
+            else:
+                self.ocr = OcrStatus(tuple(told["ocr"]["languages"]), told["ocr"]["problem"])
 
     async def stop(self) -> None:
         """Stop the server; its children die with it."""
@@ -226,25 +235,25 @@ async def _read(
             raise ParserLimit(
                 "the parser was stopped: the file needs more memory or time than it may have, or crashes it"
             )
-        message: dict[str, Any] = json.loads(line)
+        message = read_line(line)
         match message:
             case {"pid": int(pid)} if child.pid is None:  # the server's line, before any of the child's
                 child.pid = pid
             case {"document": head}:
-                yield ParsedHead(**head)
+                yield built(ParsedHead, head, HEAD)
             case {"chunk": chunk}:
-                yield Chunk(**chunk)
-            case {"attachment": str(name)}:
+                yield built(Chunk, chunk, CHUNK)
+            case {"attachment": str(name)} if is_name(name):
                 yield AttachmentBegan(name)
             case {"piece": str(piece)}:
-                yield base64.b64decode(piece)
+                yield read_piece(piece)
             case {"attachment": None}:
                 yield AttachmentEnded()
             case {"end": True}:
                 child.has_ended = True
                 return
-            case {"error": str(reason), "code": code}:
+            case {"error": str(reason), "code": str(code)}:
                 child.has_ended = True
                 raise _ERRORS.get(code, CorruptFile)(reason)
             case _:
-                raise ParserLimit("the parser wrote what it should not")
+                raise refuse()

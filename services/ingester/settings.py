@@ -18,7 +18,8 @@ class IngesterSettings(WorkerSettings, IntakeSettings):
     settle_seconds: float = Field(default=1.0, ge=0.1, le=60)
     chunk_tokens: int = Field(default=128, ge=16, le=2000)
     parse_seconds: float = Field(default=120.0, ge=1, le=3600)
-    parse_memory_bytes: int = Field(default=2 * 1024**3, ge=256 * 1024**2)
+    ocr_languages: str | None = None
+    parse_memory_bytes: int = Field(default=1024**3, ge=256 * 1024**2)
 
     @model_validator(mode="before")
     @classmethod

@@ -39,18 +39,18 @@ WHERE blob_id = $1::bigint AND ordinal = $2::integer
 
 -- name: stage_chunks
 -- Stage chunks of version $2.
--- $1 collection_id int · $2 version_id bigint · $3 language text · $4 path_words text · $5 ordinals int[] · $6 texts text[]
+-- $1 collection_id int · $2 version_id bigint · $3 languages text[] · $4 path_words text · $5 ordinals int[] · $6 texts text[]
 -- · $7 prefixes text[] · $8 headings text[] · $9 text_hashes bytea[] · $10 chunk_hashes bytea[] · $11 token_counts int[]
 -- · $12 pages int[] · $13 char_starts int[] · $14 char_ends int[] · $15 page_labels text[] · $16 page_turns jsonb[]
 -- · $17 lines text[], each an array as JSON: an array of arrays would have to be a rectangle
 -- Rows: none.
 INSERT INTO staged_chunk (collection_id, version_id, ordinal, text, prefix, heading, path_words, language, text_hash, chunk_hash,
   token_count, page, char_start, char_end, page_label, page_turns, lines)
-SELECT $1::integer, $2::bigint, s.ordinal, s.text, s.prefix, s.heading, $4::text, $3::text::regconfig, s.text_hash, s.chunk_hash,
+SELECT $1::integer, $2::bigint, s.ordinal, s.text, s.prefix, s.heading, $4::text, s.language::regconfig, s.text_hash, s.chunk_hash,
   s.token_count, s.page, s.char_start, s.char_end, s.page_label, s.page_turns, translate(s.lines, '[]', '{}')::integer[]
 FROM unnest($5::integer[], $6::text[], $7::text[], $8::text[], $9::bytea[], $10::bytea[], $11::integer[], $12::integer[], $13::integer[], $14::integer[],
-    $15::text[], $16::jsonb[], $17::text[])
-  AS s (ordinal, text, prefix, heading, text_hash, chunk_hash, token_count, page, char_start, char_end, page_label, page_turns, lines)
+    $15::text[], $16::jsonb[], $17::text[], $3::text[])
+  AS s (ordinal, text, prefix, heading, text_hash, chunk_hash, token_count, page, char_start, char_end, page_label, page_turns, lines, language)
 
 -- name: finish_staging
 -- All chunks of version $2 are staged.

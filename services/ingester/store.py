@@ -93,21 +93,27 @@ async def read_blob_part(conn: Session, blob_id: int, ordinal: int) -> bytes | N
 
 
 async def stage_chunks(
-    conn: Connection, key: VersionKey, chunks: Sequence[Chunk], *, language: str, path_words: str
+    conn: Connection, key: VersionKey, chunks: Sequence[Chunk], *, languages: Sequence[str], path_words: str
 ) -> None:
-    """Insert chunks. The identity of a chunk covers all that `tsv` is made of, so that a kept row never has a stale one."""
+    """Insert chunks, each with its language.
+
+    The identity of a chunk covers all that `tsv` is made of, so that a kept row never has a stale one.
+    """
     await conn.execute(
         _STAGE,
         key.collection_id,
         key.version_id,
-        language,
+        list(languages),
         path_words,
         [c.ordinal for c in chunks],
         [c.text for c in chunks],
         [c.prefix for c in chunks],
         [c.heading for c in chunks],
         [sha256(embedded_text(c.prefix, c.text)) for c in chunks],
-        [sha256(c.prefix, c.text, c.heading, language, path_words) for c in chunks],
+        [
+            sha256(c.prefix, c.text, c.heading, language, path_words)
+            for c, language in zip(chunks, languages, strict=True)
+        ],
         [c.token_count for c in chunks],
         [c.page for c in chunks],
         [c.char_start for c in chunks],

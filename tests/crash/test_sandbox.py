@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import io
+import json
 import os
 import signal
 import sys
@@ -312,6 +313,18 @@ async def test_child_cannot_have_another_process_killed():
     assert child.pid == 4000001
 
 
+@pytest.mark.parametrize("cut", ["", '{"chunk": {"ordinal": 1, "te'])
+async def test_what_a_child_wrote_before_it_died_is_no_whole_document(cut):
+    reader = asyncio.StreamReader()
+    chunk = dataclasses.asdict(Chunk(0, "the first of many", "", "", None, 0, 17, 6))
+    reader.feed_data(f'{{"pid": 4000001}}\n{json.dumps({"chunk": chunk})}\n{cut}'.encode())
+    reader.feed_eof()
+    items = _read(reader, _Child(), 1000, 20)
+    assert isinstance(await anext(items), Chunk)
+    with pytest.raises(ParserLimit, match="was stopped"):
+        await anext(items)
+
+
 async def test_cancellation_that_comes_with_a_line_is_not_lost():
     reader = asyncio.StreamReader()
 
@@ -337,11 +350,12 @@ async def test_child_is_killed_though_the_line_that_names_it_was_not_read():
 
 
 async def test_child_whose_parse_is_given_up_is_killed(parsers):
+    reading, writing = os.pipe()  # whose end never comes as long as the child is there
+    file = os.fdopen(reading, "rb")
+
     async def parse_for_ever() -> None:
-        reading, writing = os.pipe()
-        with os.fdopen(reading, "rb") as file, os.fdopen(writing, "wb"):
-            async for _ in parsers.parse("endless.txt", file, 0):
-                pass
+        async for _ in parsers.parse("endless.txt", file, 0):
+            pass
 
     async def children() -> list[psutil.Process]:
         return psutil.Process(server_pid(parsers)).children()
@@ -349,8 +363,9 @@ async def test_child_whose_parse_is_given_up_is_killed(parsers):
     async def has_none() -> bool:
         return not await children()
 
-    parsing = asyncio.create_task(parse_for_ever())
-    await until(children)
-    parsing.cancel()
-    await asyncio.gather(parsing, return_exceptions=True)
-    await until(has_none)
+    with file, os.fdopen(writing, "wb"):
+        parsing = asyncio.create_task(parse_for_ever())
+        await until(children)
+        parsing.cancel()
+        await asyncio.gather(parsing, return_exceptions=True)
+        await until(has_none)

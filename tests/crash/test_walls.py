@@ -4,11 +4,12 @@ import asyncio
 import json
 import os
 import sys
+from dataclasses import asdict
 
 import psutil
 import pytest
 
-from services.ingester.sandbox import _Child, _read
+from services.ingester.sandbox import ParsedHead, _Child, _read
 from services.ingester.walls import try_walls
 from shared.errors import ParserLimit
 from tests.waiting import until
@@ -26,7 +27,7 @@ async def test_every_wall_that_needs_nothing_of_the_system_stands(monkeypatch):
 
 async def test_child_that_writes_without_end_is_stopped():
     reader = asyncio.StreamReader()
-    head = {"media_type": "text/plain", "title": None, "metadata": {}, "replaced_character_count": 0}
+    head = asdict(ParsedHead("text/plain", None, {}, 0))
     for _ in range(100):
         reader.feed_data(json.dumps({"document": head}).encode() + b"\n")
     reader.feed_eof()

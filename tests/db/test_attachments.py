@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import tempfile
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from datetime import timedelta
 from email.message import EmailMessage
 from pathlib import Path
 from typing import IO
@@ -23,9 +24,10 @@ from services.query.collections import delete_collection
 from services.query.retry import retry_document
 from services.query.store import CollectionRow
 from shared import intake, queue
+from shared.database import connect
 from shared.errors import LeaseLost, PermanentError
 from shared.failpoints import Failpoint, FailpointReached, Trap, arm
-from shared.intake import Arrival, Intake, RequestedFile
+from shared.intake import Arrival, Intake, RequestedFile, StoredBytes
 from shared.publication import PublicationSweep
 from shared.queue import Job
 from tests.db.test_handlers import Hook, lose_lease, nothing, open_transactions
@@ -384,7 +386,7 @@ async def test_uploads_and_folders_hold_attachments_too(pool, url):
 
 
 async def test_mails_within_mails_are_read_to_a_depth(pool, url):
-    message = mail({"deepest.txt": "deepest"}, subject="6")
+    message = mail({"deepest.txt": "deepest"}, subject="deepest")
     for level in range(6, 0, -1):
         message = mail({f"{level}.eml": message, f"{level}.txt": f"level {level}"}, subject=str(level))
     await arrive(pool, message)
@@ -395,6 +397,16 @@ async def test_mails_within_mails_are_read_to_a_depth(pool, url):
     assert sum(uri.endswith(".txt") for uri in found) == 5
     assert await bytes_of_nobody(pool) == 0
     assert await check(url) == []
+    (innermost,) = (uri for uri in found if uri.count("//") == 5 and uri.endswith(".eml"))
+    told = await pool.fetchval(
+        "SELECT metadata ->> 'attachments_not_read' FROM document WHERE source_uri = $1", innermost
+    )
+    assert told == "they lie in more than 5 mails, one within the other; save them, and drop them: 6.eml, 6.txt"
+    stories = await pool.fetch(
+        "SELECT d.source_uri, e.detail ->> 'attachments_not_read' AS told FROM document_event AS e "
+        "JOIN document AS d ON d.id = e.document_id WHERE e.stage = 'ingest' AND e.detail ? 'attachments_not_read'"
+    )
+    assert [tuple(row) for row in stories] == [(innermost, told)]
 
 
 async def test_mails_of_mails_of_mails_have_an_end(pool, url, monkeypatch):
@@ -434,6 +446,23 @@ async def test_parser_that_lies_fails_its_file_alone(pool, url, lie):
     assert await states(pool) == {MAIL: "failed"}
     assert await bytes_of_nobody(pool) == 0
     assert await check(url) == []
+
+
+async def attached(text: str) -> AsyncGenerator[Parsed, None]:
+    yield text.encode()
+    yield AttachmentEnded()
+
+
+class Counted:
+    """Counts what a pool is asked to do."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool, self.statements = pool, 0
+
+    async def execute(self, *arguments: object, timeout: float) -> str:
+        """Do it."""
+        self.statements += 1
+        return await self._pool.execute(*arguments, timeout=timeout)
 
 
 async def test_no_transaction_is_open_while_attachments_come(pool, owner):
@@ -548,6 +577,21 @@ async def test_attachment_that_is_gone_while_it_is_parsed_stays_gone(pool, url):
     assert await check(url) == []
 
 
+async def test_bytes_of_many_attachments_are_forgotten_in_one_round_trip(pool, url):
+    """A copy of the mail brings all of them again, and one that lost its lease forgets all."""
+    files = {f"{number}.txt": f"file {number}" for number in range(40)}
+    found = attaching.AttachmentStore(pool, MAIL, 1_000)
+    for name, text in files.items():
+        await found.store(name, attached(text))
+    assert await bytes_of_nobody(pool) == 40
+    counted = Counted(pool)
+    await found.discard(counted)
+    assert (counted.statements, await bytes_of_nobody(pool)) == (1, 0)
+    await attaching.AttachmentStore(pool, MAIL, 1_000).discard(counted)
+    assert counted.statements == 1
+    assert await check(url) == []
+
+
 # -- races --------------------------------------------------------------------------------------------------------------
 
 
@@ -590,6 +634,50 @@ async def test_mail_without_attachments_waits_for_an_older_version_with_some(poo
     await asyncio.gather(first, second)
     await drain(pool)
     assert await states(pool) == {MAIL: "ready"}
+    assert await check(url) == []
+
+
+@contextlib.asynccontextmanager
+async def held_document(url: str) -> AsyncIterator[None]:
+    """Hold the only document as `ask` holds it while it publishes, for minutes if it is large."""
+    other = await connect(url, "askbox_worker", "test holder")
+    try:
+        async with other.transaction():
+            assert await other.fetchval("SELECT id FROM document FOR NO KEY UPDATE") is not None
+            yield
+    finally:
+        await other.close()
+
+
+async def test_lease_of_a_mail_that_waits_for_its_document_is_extended(pool, owner, url):
+    await arrive(pool, mail({"a.txt": "a"}))
+    (job,) = await claim(pool, "ingest", batch_size=1)
+    async with held_document(url):
+        staging = asyncio.create_task(work(handler_of(pool), [job]))
+        await wait_for_lock(owner)
+        async with owner.transaction():
+            await owner.execute("SET LOCAL lock_timeout = '1s'")  # nothing is to be waited for, on a busy machine too
+            await queue.extend_lease(owner, job.lease_id, timedelta(seconds=300))
+    await staging
+    await drain(pool)
+    assert set((await states(pool)).values()) == {"ready"}
+    assert await check(url) == []
+
+
+async def test_mail_that_lost_its_lease_while_it_waited_for_its_document_writes_nothing(pool, owner, url):
+    await arrive(pool, mail({"a.txt": "a"}))
+    jobs = await claim(pool, "ingest", batch_size=1)
+    async with held_document(url):
+        staging = asyncio.create_task(work(handler_of(pool), jobs))
+        await wait_for_lock(owner)
+        await lose_lease(owner, pool)
+    with pytest.raises(LeaseLost):
+        await staging
+    assert await states(pool) == {MAIL: "parsing"}
+    assert await bytes_of_nobody(pool) == 0
+    await drain(pool)
+    assert await states(pool) == {MAIL: "ready", f"{MAIL}//a.txt": "ready"}
+    assert set((await version_counts(pool)).values()) == {1}
     assert await check(url) == []
 
 
@@ -642,6 +730,22 @@ async def test_deletion_waits_for_a_mail_that_is_being_staged_and_takes_all_of_i
     assert await states(pool) == {}
     await drain(pool)
     assert await check(url) == []
+
+
+async def test_files_of_a_mail_are_taken_in_the_order_of_their_bytes(pool, monkeypatch):
+    """Two mails that take the same ones in different orders deadlock, now and then."""
+    taken: list[bytes] = []
+    settle = intake.settle_bytes
+
+    async def noted(conn: object, collection_id: int, document_id: int, stored: StoredBytes, **more: object) -> object:
+        taken.append(stored.sha256)
+        return await settle(conn, collection_id, document_id, stored, **more)
+
+    await arrive(pool, mail({f"{number}.txt": f"file {number}" for number in range(12)}))
+    monkeypatch.setattr(intake, "settle_bytes", noted)
+    await work(handler_of(pool), await claim(pool, "ingest", batch_size=1))
+    assert len(taken) == 12
+    assert taken == sorted(taken)
 
 
 async def test_mails_that_hold_the_same_files_in_other_orders_are_staged_together(pool, url):

@@ -15,7 +15,7 @@ from services.ingester import store, take, watch
 from services.ingester.inbox import fingerprint, scan
 from services.ingester.paths import MARK_FILE
 from services.ingester.settings import IngesterSettings
-from services.ingester.signals import Closed, Signal
+from services.ingester.signals import Closed, Lost, Signal
 from services.ingester.watch import InboxWatcher
 from shared import intake
 from shared.failpoints import Failpoint, Trap, arm
@@ -208,6 +208,16 @@ async def test_moved_folder_and_a_name_in_other_letters_keep_their_documents(poo
         (inbox / "team" / "new" / "deep" / "Two.md").rename(inbox / "team" / "new" / "deep" / "two.md")
         await until_documents(owner, {"team/new/one.md", "team/new/deep/two.md"})
         assert await owner.fetch("SELECT id FROM document ORDER BY id") == before
+
+
+async def test_file_of_which_nobody_heard_is_found_when_something_was_lost(pool, owner, inbox):
+    async with watching(pool, inbox, **BY_SIGNALS_ALONE) as watcher:
+        async with signals_of(watcher, is_passed_on=False) as heard:
+            (inbox / "unheard.md").write_text("its events were dropped")
+            await until(lambda: asyncio.sleep(0, Closed("unheard.md") in heard))
+        watcher._on_signal(Lost())
+        watcher._changed.set()
+        await until_documents(owner, {"unheard.md"})
 
 
 async def test_chain_of_moves_steals_no_document(pool, owner, inbox):

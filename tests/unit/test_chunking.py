@@ -417,3 +417,19 @@ def test_word_without_an_end_is_not_counted_whole(tokenizer: Tokenizer) -> None:
     )
     assert sum(len(chunk.text) for chunk in chunks) == 200_000
     assert longest <= 10 * tokenizer.tokens_max
+
+
+def test_little_is_counted_at_once_however_long_sentences_are(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunking, "_CHARACTERS_PER_COUNT", 2000)
+    most = 0
+
+    def count(texts: Sequence[str]) -> list[int]:
+        nonlocal most
+        most = max(most, sum(map(len, texts)))
+        return tokenizer.count(texts)
+
+    document = _prose(" ".join(_sentences(Random(7), 500)))
+    assert len(list(chunk_document(document, count, Limits(128, tokenizer.tokens_max, tokenizer.special_count)))) > 10
+    assert 1000 < most <= 2000

@@ -12,7 +12,7 @@ import pytest
 from services.ingester import events
 from services.ingester.events import InotifyWatch, watch_folder
 from services.ingester.inbox import scan
-from services.ingester.inotify import IN_MOVED_FROM, Happening, Inotify
+from services.ingester.inotify import IN_CREATE, IN_MOVED_FROM, Happening, Inotify
 from services.ingester.signals import Closed, FolderMoved, Lost, Moved, Opened, Removed, Signal, Touched
 from tests.waiting import until
 
@@ -169,6 +169,26 @@ async def test_folder_that_vanishes_while_it_is_asked_for_is_no_trouble(root: Pa
     async with watched(root) as (watch, _):
         watch.watch("gone/")
         assert watch.note is None
+
+
+async def test_scan_of_the_inbox_before_watches_nothing_for_the_next_one(root: Path, tmp_path: Path) -> None:
+    """It goes on in a thread, and the descriptor that it would ask belongs to another by then."""
+    (tmp_path / "next").mkdir()
+    async with watched(root) as (before, _):
+        pass
+    async with watched(tmp_path / "next") as (_, heard):
+        before.watch("team/")
+        assert before.note is None
+        (root / "team" / "a.md").write_text("of the inbox before")
+        (tmp_path / "next" / "b.md").write_text("of this one")
+        await until_heard(heard, Closed("b.md"))
+    assert heard == [Opened("b.md"), Touched("b.md"), Closed("b.md")]
+
+
+async def test_what_happens_in_a_folder_that_has_no_name_yet_asks_for_a_scan(root: Path) -> None:
+    async with watched(root) as (watch, heard):
+        watch._tell(Happening(None, IN_CREATE, 0))
+        assert heard == [Lost()]
 
 
 async def test_half_moves_without_end_are_bounded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from services.ingester.parsing import BlockKind, LineUnit, PageUnit, ParsedDocument, parse
 from services.ingester.parsing import notebook as notebook_module
 from services.ingester.parsing.fields import ROW_CHARACTERS_MAX, VALUE_CHARACTERS_MAX
-from services.ingester.parsing.json_text import NESTING_MAX, parse_json, parse_json_lines
+from services.ingester.parsing.json_text import NESTING_MAX, _flat_values, _values, parse_json, parse_json_lines
 from services.ingester.parsing.notebook import OUTPUT_CHARACTERS_MAX, parse_notebook
 from services.ingester.parsing.text_formats import JSON, JSON_LINES, NOTEBOOK, XML
 from services.ingester.parsing.xml_text import NESTING_MAX as XML_NESTING_MAX
@@ -411,6 +411,24 @@ def test_page_in_a_value_is_read_as_what_it_says() -> None:
     feed = xml(f"<rss>\n<channel>\n<item><content><![CDATA[{page}]]></content></item></channel></rss>")
     assert [text for _, text in blocks_of(feed)] == texts
     assert {block.line for block in feed.blocks} == {3}
+
+
+def test_page_in_a_value_may_spell_half_a_pair() -> None:
+    assert blocks_of(parse_json(json.dumps({"body": "<p>One \ud83d two</p>"}), 0)) == [(ROW, "body: One \ufffd two")]
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.tuples(_NAMES, st.none() | st.booleans() | st.floats() | st.text(max_size=9)), min_size=1, max_size=4),
+    st.sampled_from(["{}", " {} ", "{} 1", "{}x", "[{}]"]),
+    st.sampled_from(["1", "-0", "1E400", "007", "1.", "tru", '"\\x"', '"a\tb"', "[]", "{}"]),
+)
+def test_line_of_plain_values_is_read_as_any_other(fields: list[tuple[str, Any]], form: str, last: str) -> None:
+    members = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields]
+    for line in (form.format("{" + ", ".join(members) + "}"), "{" + ", ".join([*members, f'"z":{last}']) + "}"):
+        found = _flat_values(line)
+        assert found is None or found == list(_values(line))
+    assert _flat_values("{" + ", ".join(members) + "}") is not None
 
 
 def test_signs_that_only_look_like_a_page_stay() -> None:

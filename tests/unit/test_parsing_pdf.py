@@ -5,7 +5,6 @@ import io
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +21,7 @@ from services.ingester.parsing.pdf_layout import (
     PARAGRAPH_LINES_MAX,
     Line,
     PageLines,
+    Words,
     paragraphs,
     seam,
     without_repeated,
@@ -334,6 +334,8 @@ _LINE = st.builds(
     *(st.sampled_from([0.0, 72.0, 90.0, 300.0, -5.0]) for _ in range(3)),
     st.sampled_from([0.0, 8.0, 11.0, 14.0]),
     st.booleans(),
+    level=st.just(0),
+    titles=st.just(()),
 )
 _PAGES = st.lists(st.lists(_LINE, max_size=8), max_size=6).map(
     lambda pages: [_page(number, *lines) for number, lines in enumerate(pages, start=1)]
@@ -390,7 +392,7 @@ def test_every_entry_that_has_a_place_becomes_one_heading(pages: list[PageLines]
     ids=["hyphens", "letters", "quotes", "numbers"],
 )
 def test_page_of_endless_lines_is_read_in_linear_time(line: Line) -> None:
-    lines = [replace(line, bottom=-12.0 * place) for place in range(4000)]
+    lines = [line._replace(bottom=-12.0 * place) for place in range(4000)]
     started = time.process_time()
     pages = with_outline([_page(1, *lines)], [Entry(1, line.text[:50], 1, None)] * 50)
     found = paragraphs(with_sizes(pages))
@@ -416,7 +418,7 @@ def test_page_of_endless_lines_is_read_in_linear_time(line: Line) -> None:
 def test_hyphen_at_the_end_of_a_line_is_undone_where_it_divides_a_word(
     first: str, second: str, used: list[str], whole: str
 ) -> None:
-    assert "".join(seam(first, second, Counter(used))) == whole
+    assert "".join(seam(first, second, Words([_page(1, Line(" ".join(used)))]))) == whole
 
 
 @pytest.mark.parametrize(

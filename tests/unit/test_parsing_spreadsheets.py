@@ -194,7 +194,7 @@ def test_caption_of_the_one_table_is_the_title() -> None:
 
 def test_workbook_without_words_says_so() -> None:
     with pytest.raises(EmptyDocument, match="no text on its 1 sheets"):
-        parse("empty.xlsx", _saved(openpyxl.Workbook()))
+        parse_xlsx(_saved(openpyxl.Workbook()))
 
 
 def test_kinds_of_cells_of_excel() -> None:

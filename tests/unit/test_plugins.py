@@ -36,3 +36,20 @@ def test_every_word_of_a_plug_in_can_be_stored():
 def test_blocks_that_cannot_be_are_the_plug_ins_fault(blocks):
     with pytest.raises(CorruptFile, match="the plug-in berths could not read the file"):
         _guarded("berths", lambda _: replace(DOCUMENT, blocks=blocks))(b"")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"blocks": [Block(BlockKind.PROSE, 0, 5, page=0)]},
+        {"blocks": [Block(BlockKind.PROSE, 0, 5, page=2**31)]},
+        {"blocks": [Block(BlockKind.PROSE, 0, 5, line="4")]},
+        {"page_unit": "leaf"},
+        {"line_unit": "verse"},
+        {"attachments": ["a.txt"]},
+    ],
+    ids=str,
+)
+def test_places_and_attachments_that_cannot_be_are_the_plug_ins_fault(wrong):
+    with pytest.raises(CorruptFile, match="the plug-in berths could not read the file"):
+        _guarded("berths", lambda _: replace(DOCUMENT, **wrong))(b"")

@@ -12,10 +12,12 @@ from services.console.doctor.machine import (
     look_at_shared_memory,
 )
 from services.console.doctor.peers import (
+    OCR_SECONDS,
     PLUGINS_SECONDS,
     VOCABULARY_SECONDS,
     WALLS_SECONDS,
     look_at_model,
+    look_at_ocr,
     look_at_plugins,
     look_at_providers,
     look_at_traces,
@@ -39,6 +41,7 @@ CHECKS = (
     Check("vocabulary", look_at_vocabulary, VOCABULARY_SECONDS + 5),
     Check("traces", look_at_traces),
     Check("parser walls", look_at_walls, WALLS_SECONDS + 5),
+    Check("OCR", look_at_ocr, OCR_SECONDS + 5),
     Check("parser plug-ins", look_at_plugins, PLUGINS_SECONDS + 5),
 )
 

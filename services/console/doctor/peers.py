@@ -24,6 +24,7 @@ ANSWER_SECONDS = 5.0
 VOCABULARY_SECONDS = 20.0
 WALLS_SECONDS = 60.0
 PLUGINS_SECONDS = 30.0
+OCR_SECONDS = 60.0
 # Each wall, and what stands open without it.
 _OPEN = {
     "network": "a hostile file that takes over its parser could reach the network",
@@ -194,6 +195,25 @@ def judge_walls(walls: list[dict[str, Any]]) -> list[Finding]:
             )
             findings.append(Finding(f"parser wall: {wall['name']}", Level.WARN, wall["found"], advice))
     return findings
+
+
+def look_at_ocr(_settings: DoctorSettings) -> list[Finding]:
+    """Are pages that are pictures read? The ingester's own code asks tesseract behind the walls of a parser."""
+    command = [sys.executable, "-m", "services.ingester.ocr", "--json"]
+    try:
+        asked = subprocess.run(command, capture_output=True, timeout=OCR_SECONDS, check=False)  # noqa: S603
+        return [judge_ocr(json.loads(asked.stdout))]
+    except (subprocess.TimeoutExpired, ValueError):
+        return [fail("OCR", "no parser process came up", "run `python -m services.ingester.ocr` to see why")]
+
+
+def judge_ocr(status: dict[str, Any]) -> Finding:
+    """Judge what was told; to have no tesseract is a choice."""
+    if status["languages"]:
+        return ok("OCR", f"pages without text are read by tesseract ({', '.join(status['languages'])})")
+    if status["is_wanted"]:
+        return warn("OCR", status["problem"], "until then scans fail with `needs_ocr`")
+    return ok("OCR", f"{status['problem']}: scans fail with `needs_ocr`, with tesseract they are read")
 
 
 def look_at_plugins(_settings: DoctorSettings) -> list[Finding]:

@@ -127,6 +127,9 @@ def _reads_as_prose(sample: str, division: _Division | None) -> bool:
 
 def _rows(text: str, start: int, delimiter: str) -> Iterator[Row]:
     for line, record in enumerate(_records(text, start, delimiter, _Broken()), start=1):
+        if record and all(map(str.strip, record)):  # as nearly always
+            yield Row(line, list(range(len(record))), record)
+            continue
         columns = [column for column, cell in enumerate(record) if cell and not cell.isspace()]
         if len(columns) == len(record):
             if columns:

@@ -27,7 +27,7 @@ from services.ingester.parsing.office import (
 from services.ingester.parsing.tables import SAMPLE_ROWS, column_names
 from services.ingester.parsing.titles import meaningful_title
 from services.ingester.parsing.writer import TextWriter, folded, without_invisible
-from shared.errors import CorruptFile
+from shared.errors import CorruptFile, NeedsOcr
 from shared.text import one_line
 
 _MAIN_PART = "word/document.xml"
@@ -36,6 +36,8 @@ _SKIPPED = frozenset(["del", "moveFrom", "pPr", "rPr", "rt", "instrText", "delTe
 _CONTAINERS = frozenset(["sdt", "sdtContent", "customXml", "smartTag", "ins", "moveTo", "body"])
 _CHARACTERS = {"tab": " ", "ptab": " ", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 _CONTENTS_STYLES = ("toc ", "table of figures")
+# As programs draw them now, and as they did before.
+_PICTURES = frozenset(["blip", "imagedata"])
 _NOTE_KINDS = {"footnoteReference": "footnotes", "endnoteReference": "endnotes"}
 
 
@@ -51,7 +53,7 @@ class _Paragraph:
 def parse_docx(content: bytes) -> ParsedDocument:
     """Read a word-processor document.
 
-    Raises: CorruptFile, EncryptedFile or ParserLimit with what is wrong.
+    Raises: CorruptFile · EncryptedFile · NeedsOcr · ParserLimit.
     """
     archive = Archive(content)
     main_name = target(archive, "", "officeDocument") or _MAIN_PART
@@ -66,6 +68,11 @@ def parse_docx(content: bytes) -> ParsedDocument:
     body = child(main, "body")
     if body is not None:
         reader.read(body)
+    if not reader.writer.blocks and any(local(element) in _PICTURES for element in main.iter()):
+        raise NeedsOcr(
+            "the document holds pictures and no text: save it as PDF and run OCR on that "
+            "(for example `ocrmypdf IN OUT`), then drop the result"
+        )
     metadata = properties(archive)
     titles = map(meaningful_title, (reader.title, metadata.pop("title", None)))
     return reader.writer.document(next(filter(None, titles), reader.writer.main_heading), metadata)
@@ -115,7 +122,11 @@ def _paragraph(element: etree._Element) -> _Paragraph:
             stack.extend(node[:1])
         elif name != "r" or not _is_hidden(node):
             stack.extend(reversed(node))
-    lines = [" ".join(line.split()) for line in without_invisible("".join(parts)).split("\n")]
+    text = "".join(parts)
+    if "\n" not in text:
+        paragraph.text = folded(text)
+        return paragraph
+    lines = [" ".join(line.split()) for line in without_invisible(text).split("\n")]
     paragraph.text = "\n".join(line for line in lines if line)
     return paragraph
 

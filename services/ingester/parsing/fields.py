@@ -2,15 +2,17 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
+from typing import NamedTuple
 
 from services.ingester.parsing.blocks import BlockKind
 from services.ingester.parsing.html import read_page
 from services.ingester.parsing.html_reader import Piece
 from services.ingester.parsing.writer import TextWriter, folded
 from shared.errors import PermanentError
+from shared.text import storable
 
 NAME_CHARACTERS_MAX = 100
 # Of a deeper value the innermost names stay.
@@ -28,8 +30,7 @@ _DATA_ADDRESS = "data:"
 _DATA_CHARACTERS_MIN = 200
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
+class _Field(NamedTuple):
     name: str
     value: str
     line: int
@@ -49,16 +50,20 @@ def _short(name: str) -> str:
 def pieces_of(value: str) -> list[Piece]:
     """Return a value as it is, or what a part of a page says that somebody put into it."""
     plain = [Piece(BlockKind.PROSE, value.strip(), 0, 0, is_main=True)]
-    if not ("</" in value or "<br" in value) or not _MARKUP.search(value):
+    if not _has_markup(value):
         return plain
     try:
-        pieces = read_page(value.encode(), is_whole=True).pieces
+        pieces = read_page(storable(value)[0].encode(), is_whole=True).pieces  # JSON may spell half a pair
     except PermanentError:
         return plain
     shown = [
         replace(piece, kind=BlockKind.PROSE, level=0) if piece.kind is BlockKind.HEADING else piece for piece in pieces
     ]
     return shown or plain
+
+
+def _has_markup(value: str) -> bool:
+    return ("</" in value or "<br" in value) and _MARKUP.search(value) is not None
 
 
 class FieldWriter:
@@ -82,6 +87,9 @@ class FieldWriter:
             self._group = group
         if value.startswith(_DATA_ADDRESS) and len(value) >= _DATA_CHARACTERS_MIN:
             value = value[: value.find(",", 0, _DATA_CHARACTERS_MIN)]  # a picture or font, not words
+        if len(value) <= VALUE_CHARACTERS_MAX and "\n" not in value and not _has_markup(value):
+            self._fields.append(_Field(name, value.strip(), line))
+            return
         pieces = pieces_of(value)
         if len(pieces) == 1 and "\n" not in pieces[0].text and len(pieces[0].text) <= VALUE_CHARACTERS_MAX:
             self._fields.append(_Field(name, pieces[0].text, line))

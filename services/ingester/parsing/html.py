@@ -104,6 +104,8 @@ def write_pieces(writer: TextWriter, pieces: Sequence[Piece], *, pages_before: i
 
 
 def _refuse_endless_nesting(text: str) -> None:
+    if text.count("<") <= NESTING_MAX:
+        return
     depth = 0
     for tag in _TAG.finditer(text):
         depth = max(0, depth - 1) if tag[1] else depth + 1

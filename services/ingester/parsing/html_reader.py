@@ -48,7 +48,6 @@ _PAGE_CLASSES = frozenset(["pagenum", "pageno", "x-ebookmaker-pageno"])
 _PAGE_NAME = re.compile(r"(?:(?<!\d)(\d{1,5})|(?<![a-z])([ivxlcdm]{1,9}))\W{0,3}$", re.IGNORECASE)
 _PAGE_ID = re.compile(r"(?:page|pg|p)[-_.]?(\d{1,5}|[ivxlcdm]{1,9})", re.IGNORECASE)
 _PAGE_NAME_LENGTH_MAX = 20
-_SPACE = re.compile(r"\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +218,7 @@ class PageReader:
         if self._pre_depth:
             self._inline.append(text)
         elif not text.isspace():
-            self._inline.append(_SPACE.sub(" ", text))
+            self._inline.append(_with_blanks(text))
         elif self._inline:
             self._inline.append(" ")
 
@@ -234,10 +233,15 @@ class PageReader:
             self._flush()
 
     def _flush(self, kind: BlockKind = BlockKind.PROSE, level: int = 0) -> None:
+        if not self._inline:
+            return
         text = without_invisible("".join(self._inline))
         self._inline.clear()
         if kind is BlockKind.HEADING:
             self._add(kind, folded(text), level)
+            return
+        if "\n" not in text:
+            self._add(kind, folded(text))
             return
         lines = [" ".join(line.split()) for line in text.split("\n")]
         for is_filled, group in groupby(lines, key=bool):
@@ -289,6 +293,18 @@ class PageReader:
         elif filled:  # without a header, empty cells are there for the looks
             self._names.end_row(filled)
             self._add(BlockKind.ROW, " | ".join(folded(cell) for cell in (cells if self._has_header else filled)))
+
+
+def _with_blanks(text: str) -> str:
+    """Make one blank of all white space between two words, and of what stands at either end."""
+    if text.isprintable() and "  " not in text:
+        return text
+    words = text.split()
+    if text[:1].isspace():
+        words.insert(0, "")
+    if text[-1:].isspace():
+        words.append("")
+    return " ".join(words)
 
 
 def _is_main(tag: str, attributes: dict[str, str | None]) -> bool:

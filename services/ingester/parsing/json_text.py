@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 from services.ingester.parsing.blocks import BlockKind, ParsedDocument
 from services.ingester.parsing.fields import FieldWriter, path_of
@@ -26,6 +27,10 @@ _TOKEN = re.compile(
 )
 _SPACE = re.compile(r"[ \t\r\n]*+")
 _STRINGS = json.JSONDecoder(strict=False)
+# Numbers stay as they are written, and names that come twice come twice.
+_FLAT = json.JSONDecoder(strict=False, object_pairs_hook=list, parse_int=str, parse_float=str, parse_constant=str)
+_PLAIN = frozenset([str, bool, type(None)])
+_WORDS = {True: "true", False: "false", None: "null"}
 _TITLE_NAMES = ("title", "name")
 
 
@@ -49,8 +54,7 @@ class _Container:
     is_empty: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
+class _Value(NamedTuple):
     record: int
     name: str
     text: str
@@ -84,7 +88,7 @@ def parse_json_lines(text: str, replaced: int) -> ParsedDocument:
     for number, line in enumerate(text.split("\n"), start=1):
         record += 1
         try:
-            values = list(_values(line))
+            values = _flat_values(line) or list(_values(line))
         except _NoJson:
             fields.flush()
             fields.writer.add(BlockKind.LINES, line, line=number, is_joined=True)
@@ -94,6 +98,19 @@ def parse_json_lines(text: str, replaced: int) -> ParsedDocument:
         record += max((value.record for value in values), default=0)
     fields.flush()
     return fields.writer.document(None, {}, replaced_before=replaced)
+
+
+def _flat_values(line: str) -> list[_Value] | None:
+    """Return the values of an object that holds no other, or None: the json module reads it ten times as fast."""
+    if not line.startswith("{"):
+        return None
+    try:
+        pairs = _FLAT.decode(line)
+    except (ValueError, RecursionError):
+        return None
+    if not pairs or any(type(value) not in _PLAIN for _, value in pairs):
+        return None
+    return [_Value(1, path_of([name]), _WORDS.get(value, value), 1, 1, 0) for name, value in pairs]
 
 
 def _is_lines(text: str) -> bool:
@@ -117,18 +134,21 @@ def _values(text: str) -> Iterator[_Value]:
         found = _TOKEN.match(text, at)
         if found is None:
             break
-        start = found.end() - len(found[found.lastgroup or 0])
-        line += text.count("\n", at, start)
-        if found["mark"]:
-            scan.take_mark(found["mark"])
-        elif scan.expected is _Expected.NAME and found["string"]:
-            scan.take_name(_string(found["string"]))
+        kind = found.lastgroup or ""
+        token, end = found[kind], found.end()
+        start = end - len(token)
+        if start > at:
+            line += text.count("\n", at, start)
+        if kind == "mark":
+            scan.take_mark(token)
+        elif scan.expected is _Expected.NAME and kind == "string":
+            scan.take_name(_string(token))
         else:
             scan.begin_value()
-            string = found["string"]
-            yield scan.value(_string(string) if string else found["literal"], line)
-        line += text.count("\n", start, found.end())
-        at = found.end()
+            yield scan.value(_string(token) if kind == "string" else token, line)
+        if kind == "string":
+            line += token.count("\n")
+        at = end
     if _SPACE.fullmatch(text, at, length) is None or scan.containers or scan.expected is not _Expected.VALUE:
         raise _NoJson
     if scan.place < 0:

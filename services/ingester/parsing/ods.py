@@ -8,16 +8,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lxml import etree
-
 from services.ingester.parsing.archive import Archive
 from services.ingester.parsing.blocks import ParsedDocument
 from services.ingester.parsing.cell_values import clock_text, moment_text, number_text
-from services.ingester.parsing.office import child, named_texts, read_part, whole_number
+from services.ingester.parsing.office import child, whole_number
+from services.ingester.parsing.opendocument_parts import CONTENT, metadata_of, part_or_none, refuse_locked
 from services.ingester.parsing.spreadsheet import (
     COLUMNS_MAX,
     ROWS_MAX,
     Sheet,
+    archive_has_pictures,
     refuse_more_cells,
     refuse_more_sheets,
     spreadsheet_document,
@@ -25,9 +25,8 @@ from services.ingester.parsing.spreadsheet import (
 from services.ingester.parsing.tables import Row
 from services.ingester.parsing.writer import folded
 from services.ingester.parsing.xml_stream import SEPARATOR, read_pieces
-from shared.errors import CorruptFile, EncryptedFile, ParserLimit
+from shared.errors import CorruptFile, ParserLimit
 
-_CONTENT = "content.xml"
 # What cells and rows that repeat may come to in one file; in a person's it is some thousands.
 REPEATED_CELLS_MAX = 1_000_000
 HIDING_STYLES_MAX = 10_000
@@ -188,26 +187,15 @@ class _Rows:
 def parse_ods(content: bytes) -> ParsedDocument:
     """Read a spreadsheet.
 
-    Raises: CorruptFile · EncryptedFile · EmptyDocument · ParserLimit.
+    Raises: CorruptFile · EncryptedFile · NeedsOcr · EmptyDocument · ParserLimit.
     """
     archive = Archive(content)
-    manifest = _part_or_none(archive, "META-INF/manifest.xml")
-    if manifest is not None and next(manifest.iter("{*}encryption-data"), None) is not None:
-        raise EncryptedFile
-    part = archive.read(_CONTENT)
+    refuse_locked(archive)
+    part = archive.read(CONTENT)
     if part is None:
         raise CorruptFile("the spreadsheet has no content: open and save it again in the program that made it")
-    meta = child(_part_or_none(archive, "meta.xml"), "meta")
-    metadata = named_texts(meta, {"title": "title", "initial-creator": "author", "language": "language"})
-    return spreadsheet_document(_sheets(part), named_texts(meta, {"creator": "author"}) | metadata)
-
-
-def _part_or_none(archive: Archive, name: str) -> etree._Element | None:
-    """Parse a part that a spreadsheet can be read without."""
-    try:
-        return read_part(archive, name, may_declare_type=True)
-    except CorruptFile:
-        return None
+    metadata = metadata_of(child(part_or_none(archive, "meta.xml"), "meta"))
+    return spreadsheet_document(_sheets(part), metadata, has_pictures=archive_has_pictures(archive, "Pictures/"))
 
 
 def _sheets(part: bytes) -> Iterator[Sheet]:
@@ -216,7 +204,7 @@ def _sheets(part: bytes) -> Iterator[Sheet]:
     opened: _Opened | None = None
     rows: list[Row] = []
     number = 0
-    for _ in read_pieces(_CONTENT, part, collected):
+    for _ in read_pieces(CONTENT, part, collected):
         for found in collected.take():
             if isinstance(found, Row):
                 rows.append(found)

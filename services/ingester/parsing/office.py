@@ -28,9 +28,11 @@ def local(element: etree._Element) -> str:
 
 def child(element: etree._Element | None, name: str) -> etree._Element | None:
     """Return the first child of that name."""
-    if element is None:
-        return None
-    return next((inner for inner in element if local(inner) == name), None)
+    if element is not None:
+        for inner in element:
+            if local(inner) == name:
+                return inner
+    return None
 
 
 def value(element: etree._Element | None, name: str) -> str:

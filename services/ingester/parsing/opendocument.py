@@ -9,16 +9,15 @@ from lxml import etree
 
 from services.ingester.parsing.archive import Archive
 from services.ingester.parsing.blocks import BlockKind, PageUnit, ParsedDocument
-from services.ingester.parsing.office import child, local, named_texts, parse_xml, read_part, value, whole_number
+from services.ingester.parsing.office import child, local, parse_xml, read_part, value, whole_number
 from services.ingester.parsing.opendocument_flow import Flow
+from services.ingester.parsing.opendocument_parts import CONTENT, metadata_of, part_or_none, refuse_locked
 from services.ingester.parsing.opendocument_styles import Styles, read_styles
 from services.ingester.parsing.slides import UNTITLED, Item, Shape, Slide, main_title, refuse_without_text, write_slide
 from services.ingester.parsing.titles import meaningful_title
 from services.ingester.parsing.writer import TextWriter
-from shared.errors import CorruptFile, EmptyDocument, EncryptedFile, NeedsOcr
+from shared.errors import CorruptFile, EmptyDocument, NeedsOcr
 
-_CONTENT = "content.xml"
-_MANIFEST = "META-INF/manifest.xml"
 _REPEATED = frozenset(["header", "footer", "date-time", "page-number", "page"])
 _OUTSIDE = frozenset(["notes", "forms", "par", "seq", "animations"])
 _FLAT = re.compile(
@@ -38,13 +37,12 @@ def parse_opendocument(content: bytes) -> ParsedDocument:
     Raises: CorruptFile · EncryptedFile · NeedsOcr · EmptyDocument · ParserLimit.
     """
     archive = Archive(content)
-    if _is_encrypted(archive):
-        raise EncryptedFile
-    root = read_part(archive, _CONTENT)
+    refuse_locked(archive)
+    root = read_part(archive, CONTENT)
     if root is None:
         raise CorruptFile("the document has no text part: open and save it again in the program that made it")
-    styles = read_styles([_part_or_none(archive, "styles.xml"), root])
-    return _read(root, styles, child(_part_or_none(archive, "meta.xml"), "meta"))
+    styles = read_styles([part_or_none(archive, "styles.xml"), root])
+    return _read(root, styles, child(part_or_none(archive, "meta.xml"), "meta"))
 
 
 def parse_flat_opendocument(content: bytes) -> ParsedDocument:
@@ -73,24 +71,6 @@ def _read(root: etree._Element, styles: Styles, meta: etree._Element | None) -> 
     return _read_text(text, styles, meta)
 
 
-def _is_encrypted(archive: Archive) -> bool:
-    manifest = _part_or_none(archive, _MANIFEST)
-    return manifest is not None and next(manifest.iter("{*}encryption-data"), None) is not None
-
-
-def _part_or_none(archive: Archive, name: str) -> etree._Element | None:
-    """Parse a part that a document can be read without."""
-    try:
-        return read_part(archive, name, may_declare_type=True)
-    except CorruptFile:
-        return None
-
-
-def _metadata(meta: etree._Element | None) -> dict[str, str]:
-    metadata = named_texts(meta, {"title": "title", "initial-creator": "author", "language": "language"})
-    return named_texts(meta, {"creator": "author"}) | metadata
-
-
 def _read_text(text: etree._Element, styles: Styles, meta: etree._Element | None) -> ParsedDocument:
     writer = TextWriter()
 
@@ -101,7 +81,7 @@ def _read_text(text: etree._Element, styles: Styles, meta: etree._Element | None
     flow.read(text)
     if not writer.blocks:
         _refuse(text)
-    metadata = _metadata(meta)
+    metadata = metadata_of(meta)
     titles = map(meaningful_title, (flow.title, metadata.pop("title", None)))
     return writer.document(next(filter(None, titles), writer.main_heading), metadata)
 
@@ -145,7 +125,7 @@ def _read_pages(pages: etree._Element, styles: Styles, meta: etree._Element | No
         write_slide(writer, slide, page, untitled=untitled)
     pictures = sum(1 for _ in pages.iter("{*}image"))
     refuse_without_text(writer, count=len(drawn), unreadable_count=0, pictures_count=pictures)
-    metadata = _metadata(meta)
+    metadata = metadata_of(meta)
     titles = map(meaningful_title, (metadata.pop("title", None), opening))
     title = next(filter(None, titles), main_title(writer, untitled=untitled))
     return writer.document(title, metadata | {f"{unit}s": str(len(drawn))}, page_unit=unit)

@@ -1,18 +1,17 @@
 """PDF: text by page in reading order, the outline as headings. PDFium is not thread-safe: parser children only."""
 
-import ctypes
-import math
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
 import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
 
 from services.ingester.parsing.blocks import BlockKind, ParsedDocument
+from services.ingester.parsing.ocr import Ocr
 from services.ingester.parsing.pdf_headings import Entry, largest_words, root_of, with_outline, with_sizes
-from services.ingester.parsing.pdf_layout import LEADERS, Line, PageLines, merged_lines, paragraphs, without_repeated
+from services.ingester.parsing.pdf_layout import PageLines, merged_lines, paragraphs, without_repeated
+from services.ingester.parsing.pdf_lines import read_lines
 from services.ingester.parsing.titles import meaningful_title
 from services.ingester.parsing.writer import CHARACTERS_MAX, LEVEL_MAX, TextWriter, folded
 from shared.errors import CorruptFile, EmptyDocument, EncryptedFile, NeedsOcr, ParserLimit
@@ -24,13 +23,6 @@ LABEL_CHARACTERS_MAX = 50
 CHARACTERS_PER_PAGE_MIN = 20
 _OUTLINED_LETTERS_MIN = 200
 _FORMS_DEPTH_MAX = 4
-# PDFium puts U+FFFE for a hyphen at the end of a line, and leaves the line feed out.
-_LINE_END = re.compile("\r\n|\r|\n|\ufffe")
-_CONTROLS = {code: " " for code in range(32) if chr(code) not in "\x00\t"} | {2: "-"}
-_LEADERS = re.compile(r"(?:[.·…_]\s?){5,}")
-_FONT_NAME_BYTES = 128
-_BOLD = re.compile(rb"bold|black|heavy|CMBX|-bd", re.IGNORECASE)
-_LETTER_WIDTH = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +38,17 @@ class _Read:
     labels: dict[int, str]
 
 
-def parse_pdf(content: bytes) -> ParsedDocument:
-    """Read a PDF.
+def parse_pdf(content: bytes, ocr: Ocr | None = None) -> ParsedDocument:
+    """Read a PDF; pages that are pictures with OCR, where there is one.
 
     Raises: EncryptedFile · NeedsOcr · CorruptFile · ParserLimit.
     """
-    read = _read(content)
+    read = _read(content, ocr)
     count = len(read.pages)
     if read.unreadable_count == count:
         raise CorruptFile(f"none of the {count} pages of the PDF can be read: open and save it again")
     empty_count = sum(not page.lines for page in read.pages)
-    _refuse_pictures(read)
+    _refuse_pictures(read, ocr)
     pages = without_repeated(read.pages)
     title = next(filter(None, map(meaningful_title, (read.title, largest_words(pages), root_of(read.outline)))), None)
     pages = with_outline(pages, read.outline) if len(read.outline) > 1 else with_sizes(pages)
@@ -65,12 +57,19 @@ def parse_pdf(content: bytes) -> ParsedDocument:
         metadata["pages_without_text"] = str(empty_count)
     if read.unreadable_count:
         metadata["pages_unreadable"] = str(read.unreadable_count)
+    if ocr is not None and ocr.read_count:
+        metadata["pages_read_by_ocr"] = str(ocr.read_count)
     return _write(pages).document(title, metadata, page_labels=read.labels)
 
 
-def _refuse_pictures(read: _Read) -> None:
+def _refuse_pictures(read: _Read, ocr: Ocr | None) -> None:
     lengths = [sum(len(line.text) for line in page.lines) for page in read.pages]
-    if sum(lengths) >= CHARACTERS_PER_PAGE_MIN * len(lengths):
+    seen = ocr.character_count if ocr is not None else 0
+    if sum(lengths) - seen >= CHARACTERS_PER_PAGE_MIN * len(lengths):
+        return
+    if ocr is not None and (refusal := ocr.refusal()) is not None:
+        raise refusal
+    if seen:
         return
     if not any(lengths) and not read.pictures_count:
         raise EmptyDocument(f"the PDF has no text on its {len(lengths)} pages: nothing was stored")
@@ -78,7 +77,9 @@ def _refuse_pictures(read: _Read) -> None:
         few = sum(length < CHARACTERS_PER_PAGE_MIN for length in lengths)
         raise NeedsOcr(
             f"{few} of {len(lengths)} pages are pictures without text: run OCR on the file first "
-            "(for example `ocrmypdf IN OUT`), then drop the result"
+            "(for example `ocrmypdf IN OUT`), then drop the result; or install tesseract where the ingester runs"
+            if ocr is None
+            else f"OCR found no text in {few} of {len(lengths)} pages: scan them again, larger or clearer"
         )
 
 
@@ -95,7 +96,7 @@ def _write(pages: Sequence[PageLines]) -> TextWriter:
     return writer
 
 
-def _read(content: bytes) -> _Read:
+def _read(content: bytes, ocr: Ocr | None) -> _Read:
     try:
         document = pdfium.PdfDocument(content)
     except pdfium.PdfiumError as error:
@@ -107,7 +108,7 @@ def _read(content: bytes) -> _Read:
         left = CHARACTERS_MAX
         for index in range(len(document)):
             try:
-                page, is_picture = _read_page(document, index)
+                page, is_picture = _read_page(document, index, ocr)
             except pdfium.PdfiumError:
                 page, is_picture = PageLines(index + 1, 0.0, []), False
                 unreadable_count += 1
@@ -154,16 +155,19 @@ def _labels(document: pdfium.PdfDocument) -> dict[int, str]:
     return labels
 
 
-def _read_page(document: pdfium.PdfDocument, index: int) -> tuple[PageLines, bool]:
+def _read_page(document: pdfium.PdfDocument, index: int, ocr: Ocr | None) -> tuple[PageLines, bool]:
     """Return a page's lines, and whether it is drawn but hardly written on."""
     page = document[index]
     try:
         text_page = page.get_textpage()
         try:
-            lines = merged_lines(_lines(text_page))
+            lines = merged_lines(read_lines(text_page))
         finally:
             text_page.close()
         is_picture = sum(len(line.text) for line in lines) < CHARACTERS_PER_PAGE_MIN and _is_drawn(page)
+        if is_picture and ocr is not None and (seen := ocr.read(page)):
+            own = {line.text for line in lines}  # a stamp, which the picture shows as well
+            lines, is_picture = [*lines, *(line for line in seen if line.text not in own)], False
         return PageLines(index + 1, float(page.get_height()), lines), is_picture
     finally:
         page.close()
@@ -179,49 +183,6 @@ def _is_drawn(page: pdfium.PdfPage) -> bool:
         if paths >= _OUTLINED_LETTERS_MIN:
             return True
     return False
-
-
-def _lines(text_page: pdfium.PdfTextPage) -> Iterator[Line]:
-    text = text_page.get_text_range() if text_page.count_chars() > 0 else ""
-    start = 0
-    for end in _LINE_END.finditer(text + "\n"):
-        raw = text[start : end.end()]
-        words = raw.rstrip(" \t\r\n\ufffe")
-        body = folded(_LEADERS.sub(LEADERS, words.translate(_CONTROLS)))
-        if body:
-            first = start + len(words) - len(words.lstrip())
-            line = _measured(text_page, body, first, start + len(words) - 1)
-            yield replace(line, text=f"{body}-") if raw.endswith("\ufffe") else line
-        start = end.end()
-
-
-def _measured(text_page: pdfium.PdfTextPage, text: str, first: int, last: int) -> Line:
-    """Ask where a line begins and ends; its middle tells size and height, for a raised number may begin it."""
-    middle = pdfium_c.FPDFText_GetCharIndexFromTextIndex(text_page, (first + last) // 2)
-    matrix = pdfium_c.FS_MATRIX()
-    if middle < 0 or not pdfium_c.FPDFText_GetMatrix(text_page, middle, matrix):
-        return Line(text)
-    size = pdfium_c.FPDFText_GetFontSize(text_page, middle) * math.hypot(matrix.c, matrix.d)
-    ends = [pdfium_c.FPDFText_GetCharIndexFromTextIndex(text_page, index) for index in (first, last)]
-    left, right = [_origin(text_page, index, matrix)[0] for index in ends]
-    _, bottom = _origin(text_page, middle, matrix)
-    is_bold = all(_is_bold(text_page, index) for index in ends)
-    return Line(text, left, max(left, right + _LETTER_WIDTH * size), bottom, size, is_bold)
-
-
-def _is_bold(text_page: pdfium.PdfTextPage, index: int) -> bool:
-    name, flags = ctypes.create_string_buffer(_FONT_NAME_BYTES), ctypes.c_int()
-    pdfium_c.FPDFText_GetFontInfo(text_page, index, name, _FONT_NAME_BYTES, flags)
-    return _BOLD.search(name.value) is not None
-
-
-def _origin(text_page: pdfium.PdfTextPage, index: int, matrix: pdfium_c.FS_MATRIX) -> tuple[float, float]:
-    """Return where a character stands, along its line and across it: text may run in any of four directions."""
-    x, y = ctypes.c_double(), ctypes.c_double()
-    pdfium_c.FPDFText_GetCharOrigin(text_page, index, x, y)
-    if abs(matrix.a) >= abs(matrix.b):
-        return (x.value, y.value) if matrix.a >= 0 else (-x.value, -y.value)
-    return (y.value, -x.value) if matrix.b >= 0 else (-y.value, x.value)
 
 
 def _outline(document: pdfium.PdfDocument) -> Iterator[Entry]:

@@ -96,7 +96,7 @@ def _marked(lines: Sequence[Line], entries: Sequence[Entry]) -> list[Line]:
         end, level = taken.get(at, (at + 1, 0))
         titles = tuple(title for place in range(at, end) for title in before[place])
         text = " ".join(line.text for line in lines[at:end])
-        marked.append(replace(lines[at], text=text, level=level, titles=titles) if level or titles else lines[at])
+        marked.append(lines[at]._replace(text=text, level=level, titles=titles) if level or titles else lines[at])
         at = end
     return marked
 
@@ -139,10 +139,13 @@ def _place(lines: Sequence[Line], entry: Entry) -> int:
 
 def _body_size(pages: Iterable[PageLines]) -> float:
     """Return the size of most of the text."""
-    sizes: Counter[float] = Counter()
+    lengths: defaultdict[float, int] = defaultdict(int)
     for page in pages:
         for line in page.lines:
-            sizes[round(line.size, 1)] += len(line.text)
+            lengths[line.size] += len(line.text)
+    sizes: Counter[float] = Counter()
+    for size, length in lengths.items():
+        sizes[round(size, 1)] += length
     return sizes.most_common(1)[0][0] if sizes else 0.0
 
 
@@ -213,6 +216,6 @@ def _with_runs(
     for start, end in runs:
         joined += lines[at:start]
         text = " ".join(line.text for line in lines[start:end])
-        joined.append(replace(lines[start], text=text, level=levels[_style(lines[start], body)]))
+        joined.append(lines[start]._replace(text=text, level=levels[_style(lines[start], body)]))
         at = end
     return [*joined, *lines[at:]]

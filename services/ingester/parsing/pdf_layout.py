@@ -4,8 +4,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import cached_property
+from itertools import chain, pairwise
 from statistics import median
+from typing import NamedTuple
 
 # What the dots between an entry and its page number become.
 LEADERS = " … "
@@ -18,7 +20,7 @@ REPEATED_TEXT_SHARE_MAX = 1 / 3
 _EDGE_LINES = 3
 _HEIGHT_STEPS = 40
 _PAGE_NUMBER_CHARACTERS_MAX = 60
-_DIGITS = re.compile(r"\d+|\b[ivxlc]+\b", re.IGNORECASE)
+_DIGITS = re.compile(r"\d+|\b[ivxlcIVXLC]+\b")
 _ITEM = re.compile(r"(?:[•‣▪◦●○■–—*·]|[-]|\(?(?:\d{1,3}|[a-zA-Z])[.)]|\[\d{1,3}\])\s+\S")
 _SENTENCE_END = re.compile(r"[.!?:;。！？][\"'”’)\]]*$")
 _WORD = re.compile(r"[^\W\d_]+(?:[-‐][^\W\d_]+)*")
@@ -36,8 +38,7 @@ _FILLED_SHARE = 0.8
 _NUMBERS_SHARE = 0.3
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line as it is printed, in the direction of its text. Units: points, upwards; all 0 where that is not known.
 
     A heading has a `level`; `titles` are headings of the outline (level, words) that stand before it unprinted.
@@ -89,7 +90,8 @@ def without_repeated(pages: Sequence[PageLines]) -> list[PageLines]:
     Where that would be much of the text, it stays.
     """
     full = [page for page in pages if page.lines]
-    keys = {page.number: {key for line in _edges(page) for key in _keys(page, line)} for page in full}
+    edges = {page.number: {line: _keys(page, line) for line in _edges(page)} for page in full}
+    keys = {number: {key for found in lines.values() for key in found} for number, lines in edges.items()}
     repeated: set[tuple[str, int]] = set()
     for group in (full, [p for p in full if p.number % 2 == 0], [p for p in full if p.number % 2 == 1]):
         counts = Counter(key for page in group for key in keys[page.number])
@@ -97,9 +99,8 @@ def without_repeated(pages: Sequence[PageLines]) -> list[PageLines]:
         repeated |= {key for key, count in counts.items() if count >= least}
     kept = []
     for page in pages:
-        edges = set(_edges(page))
-        lines = [line for line in page.lines if line not in edges or repeated.isdisjoint(_keys(page, line))]
-        kept.append(replace(page, lines=lines))
+        dropped = {line for line, found in edges.get(page.number, {}).items() if not repeated.isdisjoint(found)}
+        kept.append(replace(page, lines=[line for line in page.lines if line not in dropped]) if dropped else page)
     is_beside = _length(kept) >= (1 - REPEATED_TEXT_SHARE_MAX) * _length(pages)
     return kept if is_beside else list(pages)
 
@@ -132,8 +133,8 @@ def merged_lines(lines: Iterable[Line]) -> list[Line]:
         if last is not None and _is_beside(last, line):
             joint = "" if line.left - last.right < _WORD_GAP_MIN * last.size else " "
             main = max(last, line, key=lambda part: (part.size, len(part.text)))
-            merged[-1] = replace(
-                main, text=last.text + joint + line.text, left=last.left, right=max(last.right, line.right)
+            merged[-1] = main._replace(
+                text=last.text + joint + line.text, left=last.left, right=max(last.right, line.right)
             )
         else:
             merged.append(line)
@@ -142,10 +143,9 @@ def merged_lines(lines: Iterable[Line]) -> list[Line]:
 
 def _is_beside(last: Line, line: Line) -> bool:
     """Whether a line goes on where another ends; raised and lowered signs may be a little off."""
-    larger, smaller = max(last.size, line.size), min(last.size, line.size)
-    gap = line.left - last.right
+    larger, smaller = (last.size, line.size) if last.size >= line.size else (line.size, last.size)
     shift_max = (0.6 if smaller < 0.85 * larger else 0.3) * larger
-    return larger > 0 and abs(line.bottom - last.bottom) < shift_max and -2 * larger <= gap <= 1.5 * larger
+    return abs(line.bottom - last.bottom) < shift_max and -2 * larger <= line.left - last.right <= 1.5 * larger
 
 
 def paragraphs(pages: Sequence[PageLines]) -> list[Paragraph]:
@@ -153,9 +153,7 @@ def paragraphs(pages: Sequence[PageLines]) -> list[Paragraph]:
 
     Order: as read. A sentence that the end of a column or page divides is whole again and counts to where it begins.
     """
-    words = Counter(
-        word.lower() for page in pages for line in page.lines for word in _WORD.findall(_without_broken_ends(line.text))
-    )
+    words = Words(pages)
     found: list[Paragraph] = []
     for page in pages:
         pitch = _pitch(page.lines)
@@ -168,6 +166,22 @@ def paragraphs(pages: Sequence[PageLines]) -> list[Paragraph]:
     return found
 
 
+class Words:
+    """How often the document uses each word, counted when the first divided one asks."""
+
+    def __init__(self, pages: Sequence[PageLines]) -> None:
+        self._pages = pages
+
+    def __getitem__(self, word: str) -> int:
+        """Return how often a word in lower case stands whole on a line."""
+        return self._counts[word]
+
+    @cached_property
+    def _counts(self) -> Counter[str]:
+        texts = (_without_broken_ends(line.text) for page in self._pages for line in page.lines)
+        return Counter(map(str.lower, chain.from_iterable(map(_WORD.findall, texts))))
+
+
 def _without_broken_ends(text: str) -> str:
     """Leave out a word that the end of the line has cut."""
     return text.rpartition(" ")[0] if text[-1:] in HYPHENS else text
@@ -176,9 +190,9 @@ def _without_broken_ends(text: str) -> str:
 def _pitch(lines: Sequence[Line]) -> float:
     """Return the usual distance from one line to the next, as a multiple of the size of type."""
     steps = [
-        (above.bottom - below.bottom) / above.size
+        step
         for above, below in pairwise(lines)
-        if above.size > 0 and 0.5 < (above.bottom - below.bottom) / above.size < 2.5
+        if above.size > 0 and 0.5 < (step := (above.bottom - below.bottom) / above.size) < 2.5
     ]
     return median(steps) if steps else 1.2
 
@@ -195,7 +209,11 @@ def _groups(lines: Sequence[Line], pitch: float) -> Iterator[list[Line]]:
 
 
 def _ends_sentence(text: str) -> bool:
-    return _SENTENCE_END.search(text[-10:]) is not None
+    return not text[-1:].isalnum() and _SENTENCE_END.search(text[-10:]) is not None
+
+
+def _is_other_size(first: float, second: float) -> bool:
+    return first != second and max(first, second) > _SIZE_CHANGE_MAX * min(first, second)
 
 
 def _begins(group: Sequence[Line], line: Line, pitch: float) -> bool:
@@ -207,7 +225,7 @@ def _begins(group: Sequence[Line], line: Line, pitch: float) -> bool:
         return True
     if last.size <= 0 or line.size <= 0:
         return _ends_sentence(last.text) and len(last.text) < 0.7 * max(len(other.text) for other in group)
-    if max(last.size, line.size) > _SIZE_CHANGE_MAX * min(last.size, line.size) or last.is_bold != line.is_bold:
+    if last.is_bold != line.is_bold or _is_other_size(last.size, line.size):
         return True
     step = last.bottom - line.bottom
     if step < 0 or step > _LINE_GAP_MAX * pitch * last.size:  # another column, or a gap
@@ -218,7 +236,7 @@ def _begins(group: Sequence[Line], line: Line, pitch: float) -> bool:
     return last.right - last.left < _FULL_LINE_MIN * width or line.left - last.left > _INDENT_MIN * line.size
 
 
-def _paragraph(page: int, lines: Sequence[Line], words: Counter[str]) -> Paragraph:
+def _paragraph(page: int, lines: Sequence[Line], words: Words) -> Paragraph:
     if _are_rows(lines):
         return Paragraph(page, "\n".join(line.text for line in lines), False, tuple(lines))
     parts = [lines[0].text]
@@ -231,8 +249,8 @@ def _are_rows(lines: Sequence[Line]) -> bool:
     """Whether lines stand for themselves: rows of a table, verse, addresses."""
     if len(lines) < 2:
         return False
-    text = "".join("".join(line.text.split()) for line in lines)
-    if sum(map(str.isdigit, text)) > _NUMBERS_SHARE * len(text):
+    text = "".join([line.text for line in lines])
+    if _digits_count(text) > _NUMBERS_SHARE * (len(text) - text.count(" ")):
         return True
     if 2 * sum(LEADERS in line.text for line in lines) >= len(lines):
         return True
@@ -242,7 +260,13 @@ def _are_rows(lines: Sequence[Line]) -> bool:
     return width > 0 and len(lines) > 2 and 2 * filled < len(lines) - 1
 
 
-def seam(text: str, more: str, words: Counter[str]) -> tuple[str, str]:
+def _digits_count(text: str) -> int:
+    # To count the digits that there are is ten times as fast as to ask each sign whether it is one.
+    signs = "0123456789" if text.isascii() else filter(str.isdigit, set(text))
+    return sum(map(text.count, signs))
+
+
+def seam(text: str, more: str, words: Words) -> tuple[str, str]:
     """Return two lines as they are put together: with a space between, or without the hyphen of a divided word."""
     if text[-1] not in HYPHENS or text[-2:-1].isspace():
         return text, f" {more}"
@@ -252,7 +276,7 @@ def seam(text: str, more: str, words: Counter[str]) -> tuple[str, str]:
     return (text if _is_compound(broken[1], following[0], words) else text[:-1]), more
 
 
-def _is_compound(first: str, second: str, words: Counter[str]) -> bool:
+def _is_compound(first: str, second: str, words: Words) -> bool:
     """Whether a hyphen at the end of a line belongs to the word."""
     whole, parted = (first + second).lower(), f"{first}-{second}".lower()
     if not second[0].islower() or len(first) == 1:  # x-ray, k-means
@@ -271,12 +295,12 @@ def _goes_on(last: Paragraph, following: Paragraph) -> bool:
         return False
     if following.page == last.page and following.lines[0].bottom <= last.lines[-1].bottom:
         return False
-    if max(last.size, following.size) > _SIZE_CHANGE_MAX * min(last.size, following.size):
+    if _is_other_size(last.size, following.size):
         return False
     return len(last.lines) > 1 and not _ends_sentence(last.text) and following.text[0].islower()
 
 
-def _carry(last: Paragraph, following: Paragraph, words: Counter[str]) -> list[Paragraph]:
+def _carry(last: Paragraph, following: Paragraph, words: Words) -> list[Paragraph]:
     """Give the first paragraph the rest of its sentence."""
     if following.page == last.page:
         return [replace(last, text="".join(seam(last.text, following.text, words)), lines=last.lines + following.lines)]

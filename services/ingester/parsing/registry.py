@@ -8,6 +8,7 @@ A format is one entry of `FORMATS`; its reason in `refusals.py`, if it has one, 
 before the built-in ones (`plugins.py`).
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -35,7 +36,7 @@ from services.ingester.parsing.refusals import (
 from services.ingester.parsing.text_formats import TEXT_FORMATS
 from services.ingester.parsing.xls import STREAMS, parse_xls
 from services.ingester.parsing.xlsx import parse_xlsx
-from shared.errors import CorruptFile, UnsupportedFormat
+from shared.errors import CorruptFile, EmptyDocument, UnsupportedFormat
 
 MARKDOWN = "text/markdown"
 PLAIN = "text/plain"
@@ -179,10 +180,16 @@ class Registry:
     def parse(self, name: str, content: bytes) -> tuple[str, ParsedDocument]:
         """Read a file and return its media type and its text.
 
+        One that holds nothing is an empty document in every format: whoever empties a file takes its text back. One that
+        holds pictures of a text is refused.
+
         Raises: PermanentError of the kind that says why it cannot be read.
         """
         found = self.find(name, content)
-        return found.media_type, found.parse(content)
+        with contextlib.suppress(EmptyDocument):
+            if content and not content.isspace():
+                return found.media_type, found.parse(content)
+        return found.media_type, ParsedDocument("", [])
 
 
 def _in_place_of_its_namesake(plugged: Format) -> Format:

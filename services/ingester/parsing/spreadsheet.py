@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
+from services.ingester.parsing.archive import Archive
 from services.ingester.parsing.blocks import BlockKind, LineUnit, PageUnit, ParsedDocument
 from services.ingester.parsing.tables import Row, write_table
 from services.ingester.parsing.titles import meaningful_title
 from services.ingester.parsing.writer import TextWriter, folded
-from shared.errors import CorruptFile, EmptyDocument, ParserLimit
+from shared.errors import CorruptFile, EmptyDocument, NeedsOcr, ParserLimit
 
 # Each is a part that may be read; people's workbooks have a few dozen.
 SHEETS_MAX = 1000
@@ -55,12 +56,19 @@ def refuse_more_cells(count: int) -> None:
         raise CorruptFile(f"a row has more than {COLUMNS_MAX:,} cells: open and save the file in a spreadsheet program")
 
 
-def spreadsheet_document(sheets: Iterable[Sheet], properties: dict[str, str]) -> ParsedDocument:
+def archive_has_pictures(archive: Archive, folder: str) -> bool:
+    """Whether a spreadsheet has something in the folder where its kind keeps pictures."""
+    return any(name.startswith(folder) for name in archive.names)
+
+
+def spreadsheet_document(
+    sheets: Iterable[Sheet], properties: dict[str, str], *, has_pictures: bool = False
+) -> ParsedDocument:
     """Write the sheets that hold something, each under its name; one that stands alone only if it has one.
 
     `properties` is what the file says of itself, its title among it.
 
-    Raises: EmptyDocument · ParserLimit, and what reading a sheet raises.
+    Raises: NeedsOcr · EmptyDocument · ParserLimit, and what reading a sheet raises.
     """
     writer = TextWriter()
     seen: list[Sheet] = []
@@ -75,6 +83,11 @@ def spreadsheet_document(sheets: Iterable[Sheet], properties: dict[str, str]) ->
             writer.add(BlockKind.HEADING, folded(sheet.name), level=1, page=sheet.number)
         captions.append(write_table(writer, sheet.rows, page=sheet.number))
         sheet = following or next(filled, None)
+    if not captions and has_pictures:
+        raise NeedsOcr(
+            f"the spreadsheet has pictures and no text on its {len(seen)} sheets: save it as PDF and run OCR on that "
+            "(for example `ocrmypdf IN OUT`), then drop the result"
+        )
     if not captions:
         raise EmptyDocument(f"the spreadsheet has no text on its {len(seen)} sheets: nothing was stored")
     claimed = [properties.get("title"), captions[0] if len(captions) == 1 else None, writer.main_heading]

@@ -1,7 +1,5 @@
 """Writes a document's text and its blocks side by side, for formats whose text does not stand in the file as it is read; pure."""
 
-import re
-
 from services.ingester.parsing.blocks import Block, BlockKind, LineUnit, PageUnit, ParsedDocument
 from shared.errors import ParserLimit
 from shared.text import one_line, storable
@@ -18,12 +16,14 @@ HEADING_CHARACTERS_MAX = 300
 LEVEL_MAX = 6
 # So many pieces become one: each takes 50 bytes besides its characters, and a row has two.
 _PARTS_MAX = 8192
-_INVISIBLE = re.compile("[\N{SOFT HYPHEN}\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}]")
+_INVISIBLE = "\N{SOFT HYPHEN}\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}"
 
 
 def folded(text: str) -> str:
     """Return a text on one line, without what is not seen: soft hyphens and spaces of no width."""
-    return " ".join(_INVISIBLE.sub("", text).split())
+    if text.isprintable() and "  " not in text:  # the only white space that can be printed is a blank
+        return text.strip(" ")
+    return " ".join(without_invisible(text).split())
 
 
 def refuse_endless(text: str) -> None:
@@ -36,7 +36,10 @@ def refuse_endless(text: str) -> None:
 
 def without_invisible(text: str) -> str:
     """Return a text without soft hyphens and spaces of no width."""
-    return _INVISIBLE.sub("", text)
+    if not text.isascii():
+        for sign in _INVISIBLE:  # a search for each is ten times as fast as a pattern for all
+            text = text.replace(sign, "")
+    return text
 
 
 class TextWriter:
@@ -77,8 +80,8 @@ class TextWriter:
             kind, level = BlockKind.PROSE, 0
         separator = "" if not self._length else "\n" if is_joined else "\n\n"
         start = self._length + len(separator)
-        self._length = start + len(body)
-        if self._length > CHARACTERS_MAX:
+        end = self._length = start + len(body)
+        if end > CHARACTERS_MAX:
             raise ParserLimit(f"the file holds more than {CHARACTERS_MAX:,} characters of text: split it")
         if len(self._blocks) >= BLOCKS_MAX:
             raise ParserLimit(f"the file holds more than {BLOCKS_MAX:,} rows and paragraphs: split it")
@@ -88,10 +91,10 @@ class TextWriter:
             self._parts.clear()
         self._replaced_count += replaced
         heading = folded(body) if kind is BlockKind.HEADING else ""
-        if line is not None:
+        if line is not None and len(body) < len(text):
             line += text.count("\n", 0, len(text) - len(text.lstrip()))
         self._blocks.append(
-            Block(kind, start, self._length, min(level, LEVEL_MAX), heading, page=page, line=line, context=context)
+            Block(kind, start, end, min(level, LEVEL_MAX) if level else 0, heading, page, line, context)
         )
 
     @property

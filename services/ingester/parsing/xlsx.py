@@ -25,6 +25,7 @@ from services.ingester.parsing.spreadsheet import (
     COLUMNS_MAX,
     ROWS_MAX,
     Sheet,
+    archive_has_pictures,
     refuse_more_cells,
     refuse_more_sheets,
     spreadsheet_document,
@@ -228,7 +229,7 @@ class _Rows:
 def parse_xlsx(content: bytes) -> ParsedDocument:
     """Read a workbook.
 
-    Raises: CorruptFile · EncryptedFile · EmptyDocument · ParserLimit.
+    Raises: CorruptFile · EncryptedFile · NeedsOcr · EmptyDocument · ParserLimit.
     """
     archive = Archive(content)
     main_name = target(archive, "", "officeDocument") or _MAIN_PART
@@ -249,7 +250,8 @@ def parse_xlsx(content: bytes) -> ParsedDocument:
         Sheet(number, entry.name, entry.is_hidden, rows.of(entry.relation_id))
         for number, entry in enumerate(workbook.sheets, start=1)
     )
-    return spreadsheet_document(sheets, properties(archive))
+    has_pictures = archive_has_pictures(archive, "xl/media/")
+    return spreadsheet_document(sheets, properties(archive), has_pictures=has_pictures)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,108 @@
+"""What is given to tesseract, and what is made of what it says."""
+
+import pytest
+
+from services.ingester.parsing.ocr import (
+    LANGUAGES_MAX,
+    PIXELS_MAX,
+    SIDE_PIXELS_MAX,
+    Tesseract,
+    _Lost,
+    _NotUsable,
+    choose,
+    lines_of,
+    scale_of,
+)
+
+_HEAD = "level\tpage_num\tblock_num\tpar_num\tline_num\tword_num\tleft\ttop\twidth\theight\tconf\ttext\n"
+
+
+def row(line: str, place: str, confidence: float | str, text: str, level: int = 5) -> str:
+    return f"{level}\t1\t{line}\t1\t{place}\t{confidence}\t{text}\n"
+
+
+def test_words_become_lines_where_they_stand_on_the_page():
+    table = (
+        _HEAD
+        + row("1\t1\t1", "300\t400\t120\t50", 96.1, "Harbour")
+        + row("1\t1\t1", "450\t412\t90\t38", 90, "dues")
+        + row("1\t1\t2", "300\t470\t200\t30", 88.5, "are owed.")
+        + row("2\t1\t1", "1300\t400\t200\t30", 88.5, "Notes")
+    )
+    lines = list(lines_of(table, 2.0, 800.0))
+    assert [line.text for line in lines] == ["Harbour dues", "are owed.", "Notes"]
+    assert [(line.left, line.right, line.bottom) for line in lines] == [
+        (150.0, 270.0, 575.0),
+        (150.0, 250.0, 550.0),
+        (650.0, 750.0, 585.0),
+    ]
+    assert [line.size for line in lines] == [25.0, 25.0, 15.0]  # a paragraph has one, whatever its letters reach up to
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        row("1\t1\t1", "0\t0\t9\t9", 29.9, "specks"),
+        row("1\t1\t1", "0\t0\t9\t9", -1, "", level=4),
+        row("1\t1\t1", "0\t0\t9\t9", 95, "  \N{ZERO WIDTH SPACE}"),
+        row("1\t1\t1", "0\t0\tx\t9", 95, "odd"),
+        row("1\t1\t1", "0\t0\t9\t9", "nan", "unsure"),
+        "5\t1\t1\n",
+        "5\n\n\t\t\n",
+    ],
+)
+def test_what_is_no_word_is_left_out(bad):
+    lines = lines_of(_HEAD + bad + row("1\t1\t2", "0\t0\t9\t9", 95, "word"), 1.0, 100.0)
+    assert [line.text for line in lines] == ["word"]
+    assert list(lines_of("", 1.0, 100.0)) == []
+
+
+def test_page_is_drawn_with_300_dots_an_inch_or_with_as_many_as_there_may_be():
+    assert scale_of(595, 842) == pytest.approx(300 / 72)
+    for width, height in ((14_400, 14_400), (200_000, 100), (1, 10_000_000)):
+        scale = scale_of(width, height)
+        assert width * scale * height * scale <= PIXELS_MAX + 1
+        assert max(width, height) * scale <= SIDE_PIXELS_MAX + 1
+    for side in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(_Lost):
+            scale_of(side, 100)
+
+
+@pytest.mark.parametrize(
+    ("installed", "wanted", "chosen"),
+    [
+        (["deu", "eng", "osd", "script/Latin"], "", ["eng", "deu"]),
+        (["deu", "equ"], "", ["deu"]),
+        (["eng", *[f"x{number:02}" for number in range(LANGUAGES_MAX)]], "", ["eng"]),
+        (["deu", "eng", "script/Latin"], "script/Latin+deu+deu", ["script/Latin", "deu"]),
+    ],
+)
+def test_pages_are_read_in_what_is_asked_for_or_installed(installed, wanted, chosen):
+    assert choose(installed, wanted) == chosen
+
+
+@pytest.mark.parametrize(
+    ("installed", "wanted", "problem"),
+    [
+        (["osd"], "", "no languages"),
+        ([f"x{number:02}" for number in range(LANGUAGES_MAX + 1)], "", "choose some"),
+        (["eng"], "eng+deu+--help", "no language deu, --help"),
+        (["eng"], "+", "no language"),
+    ],
+)
+def test_language_that_is_missing_is_named(installed, wanted, problem):
+    with pytest.raises(_NotUsable, match=problem):
+        choose(installed, wanted)
+
+
+def test_program_is_looked_for_unless_nobody_wants_it(tmp_path):
+    program = tmp_path / "bin" / "tesseract"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    environment = {"PATH": str(program.parent), "TESSDATA_PREFIX": "/data", "OPENAI_API_KEY": "secret"}
+    found = Tesseract.find("eng", environment)
+    assert found == Tesseract(str(program.resolve()), "/data", "eng")
+    assert found.environment() == {"LC_ALL": "C", "OMP_THREAD_LIMIT": "1", "TESSDATA_PREFIX": "/data"}
+    assert Tesseract.find("off", environment) is None
+    assert Tesseract.find(None, {"PATH": str(tmp_path)}) is None

@@ -102,6 +102,7 @@ async def stage_version(
     collection: str = "default",
     document: ParsedDocument | None = None,
     is_asked: bool = True,
+    language: str = "english",
 ) -> VersionKey:
     """Let a file arrive and stage chunks for it, as the ingester does; `is_asked` false leaves out the `ask` behind it.
 
@@ -120,7 +121,7 @@ async def stage_version(
     async with pool.acquire() as conn, conn.transaction():
         await queue.hold_lease(conn, job.lease_id)
         assert await begin_parsing(conn, key)
-        await stage_chunks(conn, key, chunks, language="english", path_words="note")
+        await stage_chunks(conn, key, chunks, languages=[language] * len(chunks), path_words="note")
         await queue.complete_jobs(conn, job.lease_id, [job.id])
         await finish_staging(conn, key, head)
         await insert_embed_jobs(conn, key, model_id)

@@ -1,4 +1,4 @@
-"""`index` jobs: a collection's term statistics, counted anew in the background, and then the indexes that are due.
+"""`index` jobs: text that a migration wants lexed anew, a collection's term statistics, and then the indexes that are due.
 
 **Invariants:** statistics come first, so that no index is built or dropped by an old count; what is due is looked up under
 the right to build, so that two workers never build one index; a login without that right does everything else.
@@ -13,7 +13,7 @@ from services.embedder import store
 from services.embedder.index_build import IndexBuilder
 from services.embedder.store import IndexRule
 from shared import queue
-from shared.database import Pool
+from shared.database import Pool, retry_conflicts
 from shared.failpoints import Failpoint, reach
 from shared.queue import Job
 from shared.telemetry import Event, log
@@ -21,6 +21,8 @@ from shared.telemetry import Event, log
 # How soon to look again when somebody else builds.
 BUSY_DELAY = timedelta(seconds=30)
 BUILD_SECONDS_MAX = 1620.0
+# How many chunks are lexed in one transaction, behind which the lease is looked at: a quarter of a second.
+LEXED_PER_TRANSACTION = 1000
 REFUSAL = (
     "large collections are searched without an index, exactly but slowly: this login may not take the role that owns the tables. "
     "Let an administrator run GRANT askbox_owner TO the login of ASKBOX_DATABASE_URL"
@@ -55,6 +57,7 @@ class IndexHandler:
         """
         (job,) = jobs
         until = time.monotonic() + self._seconds_max
+        await self._lex_anew(job)
         await self._refresh_statistics(job)
         await reach(Failpoint.STATISTICS_COMMITTED)
         is_allowed = self._builder is not None and await store.may_index(self._pool)
@@ -83,6 +86,22 @@ class IndexHandler:
         self._refusal = REFUSAL if due and not await store.may_index(self._pool) else None
         if due and self._refusal is None:
             await store.request_index_jobs(self._pool, sorted({index.collection_id for index in due}))
+
+    async def _lex_anew(self, job: Job) -> None:
+        """Lex what was published before a migration changed how; each transaction goes on where the last one ended.
+
+        Raises: LeaseLost.
+        """
+
+        async def once() -> bool:
+            async with self._pool.acquire() as conn, conn.transaction():
+                is_more = await store.lex_anew(conn, job.subject_id, LEXED_PER_TRANSACTION)
+                if is_more:
+                    await queue.hold_lease(conn, job.lease_id)
+                return is_more
+
+        while await retry_conflicts(once):
+            pass
 
     async def _refresh_statistics(self, job: Job) -> None:
         """Count the terms of a collection, and nothing when it is gone.

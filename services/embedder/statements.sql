@@ -93,6 +93,33 @@ WHERE (model_id, text_hash) IN (
   LIMIT $2::integer
 )
 
+-- name: lex_anew
+-- Lex $2 more chunks of collection $1 as the newest migration says, those published last first.
+-- $1 collection_id int · $2 limit int
+-- Rows: 0..1: the id below which chunks are left, NULL = none was.
+WITH batch AS MATERIALIZED (
+  SELECT c.id
+  FROM collection_stat AS s
+  JOIN chunk AS c ON c.collection_id = s.collection_id AND c.id < s.unlexed_below
+  WHERE s.collection_id = $1::integer
+  ORDER BY c.id DESC
+  LIMIT $2::integer
+), lexed AS (
+  UPDATE chunk AS c
+  SET tsv = t.tsv, lexeme_count = tsv_length(t.tsv)
+  FROM batch AS b
+  JOIN chunk AS old ON old.collection_id = $1::integer AND old.id = b.id
+  JOIN document AS d ON d.collection_id = old.collection_id AND d.id = old.document_id
+  CROSS JOIN LATERAL (
+    SELECT chunk_tsv(old.language, old.prefix, old.text, substr(d.source_uri, strpos(d.source_uri, ':') + 1)) AS tsv OFFSET 0
+  ) AS t
+  WHERE c.collection_id = $1::integer AND c.id = b.id AND (c.tsv <> t.tsv OR c.lexeme_count <> tsv_length(t.tsv))
+)
+UPDATE collection_stat
+SET unlexed_below = (SELECT min(id) FROM batch)
+WHERE collection_id = $1::integer AND unlexed_below IS NOT NULL
+RETURNING unlexed_below
+
 -- name: replace_term_stats
 -- Count anew in how many chunks of collection $1 each lexeme stands.
 -- $1 collection_id int

@@ -9,6 +9,7 @@ from shared.statements import load_statements
 
 STATEMENTS = load_statements("services.embedder", "statements.sql")
 
+_LEX_ANEW = STATEMENTS["lex_anew"]
 _REPLACE_TERMS = STATEMENTS["replace_term_stats"]
 _REPLACE_COLLECTION = STATEMENTS["replace_collection_stat"]
 _REQUEST_OUTDATED = STATEMENTS["request_outdated_statistics"]
@@ -33,6 +34,11 @@ class IndexRule:
     exact_chunks_max: int = 20_000
     wait: timedelta = timedelta(hours=1)
     retry_after: timedelta = timedelta(hours=1)
+
+
+async def lex_anew(conn: Connection, collection_id: int, limit: int) -> bool:
+    """Lex some chunks that were published before a migration changed how; false when none is left."""
+    return await conn.fetchval(_LEX_ANEW, collection_id, limit) is not None
 
 
 async def replace_term_stats(conn: Connection, collection_id: int) -> None:

@@ -1,10 +1,29 @@
-"""BM25 and what is made of its term weights; pure. The database scores chunks with the same formula (sql/0006)."""
+"""BM25 and what is made of its term weights; pure. The database scores chunks with the same formula (sql/0019)."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 K1 = 1.2
 B = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionTerm:
+    """A lexeme of a question in the languages that read a word of it so, and how much the word tells.
+
+    Lexemes of one word have the same number.
+    """
+
+    lexeme: str
+    languages: frozenset[str]
+    word: int
+    idf: float
+
+
+def idf_in(terms: Iterable[QuestionTerm], language: str) -> dict[str, float]:
+    """Return the lexemes that a text in `language` is compared with: it cannot hold what other languages make of a word."""
+    return {term.lexeme: term.idf for term in terms if language in term.languages}
 
 
 def inverse_document_frequency(chunk_count: int, total: int) -> float:

@@ -9,6 +9,7 @@ from typing import IO
 import asyncpg
 import pytest
 
+from services.embedder import embed
 from services.embedder import store as index_store
 from services.embedder.embed import EmbedHandler
 from services.ingester.chunking import Chunk
@@ -17,7 +18,7 @@ from services.ingester.sandbox import ParsedHead
 from shared import intake, queue
 from shared.database import connect, open_pool, retry_conflicts
 from shared.errors import ConfigError, CorruptFile, LeaseLost
-from shared.publication import PublicationSweep
+from shared.publication import PublicationSweep, VersionKey
 from tests.factories import HashModel, arrive, claim, make_chunks, make_collection, publish_version, stage_version
 from tests.waiting import until
 
@@ -112,6 +113,17 @@ async def test_jobs_of_a_long_version_are_made_in_parts_each_text_once(pool, own
     assert transactions == 3  # of four parts the last repeats what has its jobs
 
 
+async def test_zombie_makes_no_jobs_of_a_long_version(pool, owner, monkeypatch):
+    """All is staged when it loses its lease; the jobs of most texts are made before the transaction that ends its own."""
+    monkeypatch.setattr("services.ingester.ingest.CHUNKS_PER_TRANSACTION", 2)
+    monkeypatch.setattr("services.ingester.ingest.JOB_CHUNKS_PER_TRANSACTION", 3)
+    await arrive(pool, "\n".join(f"text {number}" for number in range(8)))
+    with pytest.raises(LeaseLost):
+        await ingest(pool, LineParsers(behind=lambda: lose_lease(owner, pool)))
+    assert await owner.fetchval("SELECT count(*) FROM staged_chunk") == 8
+    assert await owner.fetchval("SELECT count(*) FROM job WHERE stage = 'embed'") == 0
+
+
 async def test_long_publication_holds_up_no_other(pool, owner):
     await stage_version(pool, ["of the long one"], source_uri="inbox:long.md")
     _, model_id = await make_collection(pool)
@@ -124,12 +136,41 @@ async def test_long_publication_holds_up_no_other(pool, owner):
         await stage_version(pool, ["of the note"], source_uri="inbox:note.md")
         (note,) = await claim(pool, "embed")
         await handler.process([note])
-        await handler.after([note])
+        asking = asyncio.create_task(handler.after([note]))
         await until(
             lambda: pool.fetchval("SELECT live_version_id IS NOT NULL FROM document WHERE source_uri = 'inbox:note.md'")
         )
+        await asking
     await handler.finish()
     assert await owner.fetchval("SELECT count(*) FROM document WHERE live_version_id IS NOT NULL") == 2
+
+
+async def test_publications_beside_batches_are_bounded(monkeypatch):
+    begun = 0
+    may_end = asyncio.Event()
+
+    async def none_known(*_: object) -> list[VersionKey]:
+        return []
+
+    async def take_long(*_: object) -> None:
+        nonlocal begun
+        begun += 1
+        await may_end.wait()
+
+    monkeypatch.setattr(embed, "versions_waiting_for_texts", none_known)
+    monkeypatch.setattr(embed, "ask_all", take_long)
+    handler = EmbedHandler(None, HashModel(), 1)
+    for _ in range(embed.ASKING_MAX):
+        await handler.after([])
+    one_more = asyncio.create_task(handler.after([]))
+    await until(lambda: asyncio.sleep(0, begun >= embed.ASKING_MAX))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (one_more.done(), begun) == (False, embed.ASKING_MAX)
+    may_end.set()
+    await one_more
+    await handler.finish()
+    assert begun == embed.ASKING_MAX + 1
 
 
 async def test_zombie_ingester_stages_nothing(pool, owner):

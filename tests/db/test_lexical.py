@@ -23,6 +23,7 @@ TEXTS = [
     "It's O'Brien's path: C:\\temp\\files and https://example.org/a?b=c&d=e in one sentence.",
     "Nothing here is about the sea at all, only about bread and butter.",
 ]
+IDENTIFIER_WEIGHT = 1.5
 FOREIGN = ["The lighthouse of another collection.", "Secret waves that nobody else may read."]
 # Tables that hold what belongs to a collection. `collection` itself only names them.
 WALLED = [
@@ -142,9 +143,14 @@ async def expected_scores(conn: asyncpg.Connection, collection_id: int, question
         )
     )
     words = [
-        row["lexeme"] for row in await conn.fetch("SELECT lexeme FROM unnest(to_tsvector('english', $1))", question)
+        row["lexeme"] for row in await conn.fetch("SELECT lexeme FROM unnest(text_lexemes('english', $1))", question)
     ]
-    idf = {word: bm25.inverse_document_frequency(counts.get(word, 0), stat["chunk_count"]) for word in words}
+    names = await conn.fetchval("SELECT array_agg(n) FROM identifiers($1) AS i, identifier_names(i) AS n", question)
+    idf = {
+        word: bm25.inverse_document_frequency(counts.get(word, 0), stat["chunk_count"])
+        * (IDENTIFIER_WEIGHT if word in (names or ()) else 1)
+        for word in words
+    }
     scores = {}
     for chunk in await conn.fetch(
         "SELECT id, tsv::text, lexeme_count FROM chunk WHERE collection_id = $1", collection_id
@@ -353,14 +359,15 @@ async def test_limit_bounds_the_hits_and_keeps_the_best(readers: asyncpg.Pool, c
 
 async def test_question_is_read_in_every_language_of_the_collection(planted: Planting, corpus: Corpus):
     async with planted(f"INSERT INTO collection_language VALUES ({corpus.mine}, 'simple')") as conn:
-        terms = await store.question_terms(conn, [corpus.mine], corpus.mine, "Waves")
-    assert set(terms) == {"wave", "waves"}
+        terms = await store.question_terms(conn, [corpus.mine], "Waves")
+    assert {term.lexeme: term.languages for term in terms} == {"wave": {"english"}, "waves": {"simple"}}
+    assert len({(term.word, term.idf) for term in terms}) == 1
 
 
 async def test_unknown_lexeme_counts_nothing(planted: Planting, corpus: Corpus):
     async with planted() as conn:
-        row = await conn.fetchrow("SELECT * FROM question_terms($1, 'xyzzyplugh')", corpus.mine)
-        assert tuple(row) == ("xyzzyplugh", 0)
+        (term,) = await store.question_terms(conn, [corpus.mine], "xyzzyplugh")
+        assert term.idf == pytest.approx(bm25.inverse_document_frequency(0, len(TEXTS)))
         assert await lexical_hits(conn, corpus.mine, "xyzzyplugh") == []
 
 

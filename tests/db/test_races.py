@@ -40,7 +40,7 @@ async def staging(conn: asyncpg.Connection, pool: asyncpg.Pool, texts: list[str]
         await other.execute("DELETE FROM job WHERE stage = 'ingest' AND subject_id = $1", key.version_id)
         if not await begin_parsing(other, key):
             raise Overtaken
-    await stage_chunks(conn, key, make_chunks(texts), language="english", path_words="")
+    await stage_chunks(conn, key, make_chunks(texts), languages=["english"] * len(texts), path_words="")
     await finish_staging(conn, key, ParsedHead("text/plain", None, {}, 0))
     await insert_embed_jobs(conn, key, model_id)
     return key

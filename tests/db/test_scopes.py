@@ -68,8 +68,8 @@ async def test_what_retrieval_shows_stays_inside_the_scope(planted):
     ranked = {planted.chunk_id: Ranked(candidate, 1.0)}
     assert len(await store.get_hits(planted.conn, inside, planted.collection.id, ranked, [])) == 1
     assert await store.get_hits(planted.conn, outside, planted.collection.id, ranked, []) == []
-    assert await store.question_terms(planted.conn, inside, planted.collection.id, "lighthouse")
-    assert await store.question_terms(planted.conn, outside, planted.collection.id, "lighthouse") == {}
+    assert await store.question_terms(planted.conn, inside, "lighthouse")
+    assert await store.question_terms(planted.conn, outside, "lighthouse") == []
 
 
 async def test_documents_are_listed_and_deleted_inside_the_scope_only(planted):

@@ -13,6 +13,7 @@ from services.console.keys import Key
 from services.embedder.index_ddl import SearchIndex
 from services.ingester.attachments import Holder
 from services.ingester.store import ScanRequest, VersionToParse
+from services.query.accounts import KeyTokens
 from services.query.citations import Hit
 from services.query.fusion import Candidate
 from services.query.ingest_store import (
@@ -24,6 +25,7 @@ from services.query.ingest_store import (
     RequestRow,
     TokenSums,
 )
+from services.query.openai_models import Model
 from services.query.progress import Ended, InWork, Progress
 from services.query.store import CollectionRow, DocumentRow, FoundKey, Pause, SkippedFile, WorkCounts, WorkerRow
 from shared.database import connect, prepare_connection
@@ -39,7 +41,7 @@ FILES = [
     ("shared", "queue.sql", "askbox_worker"),
     ("shared", "publication.sql", "askbox_worker"),
     ("shared", "intake.sql", "askbox_worker"),
-    ("shared", "models.sql", "askbox_reader"),
+    ("shared", "models.sql", "askbox_worker"),
     ("services.ingester", "statements.sql", "askbox_worker"),
     ("services.ingester", "attachments.sql", "askbox_worker"),
     ("services.embedder", "statements.sql", "askbox_worker"),
@@ -51,9 +53,12 @@ FILES = [
     ("shared", "totals.sql", "askbox_worker"),
     ("services.query", "ledger.sql", "askbox_reader"),
     ("services.query", "collections.sql", "askbox_reader"),
+    ("services.query", "openai_models.sql", "askbox_reader"),
+    ("services.query", "accounts.sql", "askbox_reader"),
     ("services.console", "check.sql", "askbox_owner"),
     ("services.console", "alive.sql", "askbox_worker"),
     ("services.console.doctor", "doctor.sql", "askbox_reader"),
+    ("services.console.evaluation", "evaluation.sql", "askbox_worker"),
     ("services.console", "keys.sql", "askbox_owner"),
 ]
 EVERY = [
@@ -87,6 +92,8 @@ ROWS = {
     ("services.query", "ingest.sql", "get_request"): (RequestRow, set()),
     ("services.query", "ingest.sql", "list_requested"): (RequestedDocument, set()),
     ("services.query", "ingest.sql", "list_events"): (EventRow, set()),
+    ("services.query", "openai_models.sql", "list_ages"): (Model, set()),
+    ("services.query", "accounts.sql", "sum_tokens_by_key"): (KeyTokens, set()),
     ("services.query", "progress.sql", "list_in_work"): (InWork, set()),
     ("services.query", "progress.sql", "list_progress"): (Progress, set()),
     ("services.query", "progress.sql", "list_ended"): (Ended, set()),
@@ -99,7 +106,10 @@ ROWS = {
     ("services.query", "statements.sql", "find_key"): (FoundKey, set()),
     ("services.query", "statements.sql", "retrieve"): (Candidate, {"collection_id"}),
     ("services.query", "filters.sql", "retrieve_filtered"): (Candidate, {"collection_id"}),
-    ("services.query", "statements.sql", "get_hits"): (Hit, {"cosine", "bm25", "score"}),
+    ("services.query", "statements.sql", "get_hits"): (
+        Hit,
+        {"cosine", "bm25", "score", "dense_share", "lexical_share", "dense_place", "lexical_place"},
+    ),
     ("services.query", "statements.sql", "list_documents"): (DocumentRow, set()),
     ("services.query", "statements.sql", "count_work"): (WorkCounts, set()),
     ("services.console", "keys.sql", "list_keys"): (Key, set()),

@@ -17,10 +17,7 @@ from shared.queue import Job
 from shared.settings import WorkerSettings
 from shared.worker import Slot, Worker
 from tests.factories import arrive
-from tests.waiting import until
-
-# Far longer than it takes, and far shorter than what would be waited for otherwise.
-SECONDS_MAX = 60
+from tests.waiting import SECONDS_MAX, until
 
 
 class _Untidy:

@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from services.embedder.housekeeping import Housekeeping, sum_token_usage
+from services.query.accounts import KeyTokens, sum_tokens_by_key
 from services.query.ingest_store import TokenSums, sum_tokens
 from services.query.ledger import Usage, insert_token_usage
 from shared.migrations import migrations_folder
@@ -109,3 +110,28 @@ async def test_rolling_the_migration_back_keeps_what_was_summed(pool, owner):
     )
     assert kept == days
     assert sum(row["tokens"] for row in kept) == 55
+
+
+async def test_tokens_are_told_by_key_and_to_their_key_alone(pool, reader_pool, owner):
+    ids = [
+        await owner.fetchval("INSERT INTO api_key (name, sha256) VALUES ($1, $2) RETURNING id", name, bytes([n]) * 32)
+        for n, name in enumerate(("mine", "theirs"))
+    ]
+    await insert_token_usage(
+        reader_pool,
+        [
+            Usage(ids[0], 1, "m", prompt_tokens=5, completion_tokens=2),
+            Usage(ids[1], 1, "m", prompt_tokens=7, embedding_tokens=1),
+            Usage(None, 1, "m", embedding_tokens=3),
+        ],
+    )
+    await add_old(pool, ids[0], 3)
+    await sweep_all(pool)
+    async with reader_pool.acquire() as conn:
+        everybody = await sum_tokens_by_key(conn, None, is_everybody=True)
+        mine = await sum_tokens_by_key(conn, ids[0], is_everybody=False)
+        nobody = await sum_tokens_by_key(conn, None, is_everybody=False)
+        most = await sum_tokens_by_key(conn, None, is_everybody=True, limit=1)
+    assert everybody == [KeyTokens("mine", 11, 14, 18), KeyTokens("theirs", 7, 0, 1), KeyTokens(None, 0, 0, 3)]
+    assert mine == most == everybody[:1]
+    assert nobody == []

@@ -197,6 +197,23 @@ def prepare_tokenizer(settings: Settings) -> str:
     return f"{name}?{urlencode(query)}"
 
 
+def open_chat_tokenizer(settings: Settings, model: str) -> Tokenizer | None:
+    """Return what counts as a chat model does, or None where that is not known and has to be estimated.
+
+    Blocks for some seconds when its encoding has to be fetched.
+    """
+    encoding = _encoding_name(model)
+    if encoding is None:
+        return None
+    folder = (settings.tiktoken_cache_dir or settings.home / "tiktoken").resolve()
+    if not fetch_encoding(encoding, folder):
+        reason = f"{encoding} can be neither fetched nor found: put it into {folder}"
+        log(Event.TOKENS_ESTIMATED, logging.WARNING, model=model, reason=reason)
+        return None
+    (found,) = _read_encoding(encoding, folder)
+    return EncodingTokenizer(found, 0)
+
+
 def fetch_encoding(encoding: str, folder: Path) -> bool:
     """Whether an encoding lies in the folder, after an attempt to put it there."""
     found: list[tiktoken.Encoding] = []

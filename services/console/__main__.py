@@ -6,7 +6,17 @@ from typing import NoReturn
 
 import typer
 
-from services.console.commands import collections, doctor, documents, ingest, keys, operation, questions, status
+from services.console.commands import (
+    collections,
+    doctor,
+    documents,
+    evaluation,
+    ingest,
+    keys,
+    operation,
+    questions,
+    status,
+)
 from shared.errors import AskboxError, ConfigError
 from shared.exit_codes import EXIT_CONFIG, EXIT_FAILURE
 
@@ -16,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Drop files into a folder, ask questions, get answers with citations.",
 )
-for module in (operation, keys, ingest, questions, status, documents, collections, doctor):
+for module in (operation, keys, ingest, questions, status, documents, collections, doctor, evaluation):
     app.add_typer(module.app)
 
 

@@ -10,12 +10,13 @@ from importlib.metadata import version
 
 import uvicorn
 
-from services.query.answer import Answerer
+from services.query.answer import Answerer, estimate
 from services.query.app import create_app
 from services.query.connection import CONNECTIONS_MAX, HEAD_BYTES_MAX, BoundedConnection
 from services.query.deps import Deps
-from services.query.generate import open_chat_model
+from services.query.generate import ChatModel, open_chat_model
 from services.query.ledger import open_ledger
+from services.query.prompt import Count
 from services.query.settings import QuerySettings
 from services.query.slots import Slots
 from services.query.store import find_key
@@ -27,6 +28,7 @@ from shared.failpoints import arm
 from shared.models import find_model
 from shared.process import on_stop_signals, run_process
 from shared.telemetry import Event, log, start_logging
+from shared.tokens import open_chat_tokenizer
 
 # Without it one open stream keeps uvicorn from ever stopping.
 GRACEFUL_STOP_SECONDS = 4
@@ -70,8 +72,9 @@ async def main() -> None:
             refusal_threshold=settings.refusal_threshold,
             chat=chat,
             context_tokens_max=settings.llm_context_tokens,
-            may_fall_back=settings.llm_fallback is not None,
+            may_fall_back=settings.llm_fallback == "extractive",
             ledger=ledger,
+            count=await _open_count(settings, chat),
         )
         slots = Slots(settings.query_concurrency, waiting_max=settings.query_waiting)
         deps = Deps(pool, answerer, slots, settings, version("askbox"), is_loopback)
@@ -113,6 +116,19 @@ async def _open_model(pool: Pool, settings: QuerySettings) -> LocalModel | OpenA
     return await asyncio.to_thread(
         open_model, settings, timeout_seconds=QUESTION_EMBEDDING_SECONDS_MAX, find_dimension=find_dimension
     )
+
+
+async def _open_count(settings: QuerySettings, chat: ChatModel | None) -> Count:
+    """Return what counts a prompt's tokens: the chat model's own tokenizer, where that is known and can be had."""
+    tokenizer = await asyncio.to_thread(open_chat_tokenizer, settings, chat.name) if chat is not None else None
+    if tokenizer is None:
+        return estimate
+
+    def count(text: str) -> int:
+        (tokens,) = tokenizer.count([text])
+        return tokens
+
+    return count
 
 
 def _is_loopback(host: str) -> bool:

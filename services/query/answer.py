@@ -11,16 +11,22 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from services.query.citations import Citation, render
-from services.query.extract import HITS_READ, confidence, embed, extract
+from services.query.citations import Citation, marks_of, render
+from services.query.extract import HITS_READ, best_fit, embed, extract
 from services.query.filters import Filters
+from services.query.followup import stand_alone
+from services.query.fusion import tuning_of
 from services.query.generate import ChatModel, Finish
 from services.query.ledger import Ledger, Usage
-from services.query.markers import Draft, claims
-from services.query.prompt import Prompt, Turn, build
+from services.query.markers import Draft, Mark, claims
+from services.query.prompt import Count, Prompt, Turn, build
 from services.query.quotes import cite_claims, whole
+from services.query.reading import WIDENED_MAX, passages
+from services.query.refusal import Fit, Reason, Refusal, refuse
 from services.query.retrieve import Retrieval, retrieve, snapshot
+from services.query.rewrite import rewrite
 from services.query.store import CollectionRow
+from services.query.terms import read_terms
 from shared.database import Pool
 from shared.embedding import EmbeddingModel, Vectors
 from shared.errors import ProviderUnavailable, RejectedQuestion, RejectedText, RequestError
@@ -31,14 +37,24 @@ from shared.tokens import EstimatingTokenizer
 QUESTION_CHARACTERS_MAX = 8000
 KEY_BYTES = 8
 STRATEGY = "hybrid: dense + BM25, min-max convex combination"
+DENSE_STRATEGY = "dense: no word of the question was found"
 NOT_FOUND = "The documents do not hold an answer to this question."
-# Which tokenizer a chat model has is not known; this one counts rather too many.
+# For a chat model whose tokenizer is not known; it counts rather too many.
 _ESTIMATING = EstimatingTokenizer(0)
+
+
+def estimate(text: str) -> int:
+    """Return about how many tokens a text has."""
+    (tokens,) = _ESTIMATING.count([text])
+    return tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question: who asks, where, and what was said before. A chat model reads the `history`; retrieval does not."""
+    """A question: who asks, where, and what was said before it, which tells what it means.
+
+    Units: `answer_tokens_max` is what a chat model may write, where that is less than the setting allows.
+    """
 
     question: str
     collections: Sequence[CollectionRow]
@@ -46,6 +62,7 @@ class Asked:
     history: Sequence[Turn] = ()
     key_id: int | None = None
     filters: Filters | None = None
+    answer_tokens_max: int | None = None
 
     def used(self, model: str) -> Usage:
         """Begin an entry of what a model used for this question."""
@@ -54,14 +71,36 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What was found for a question. No transaction is open any more."""
+class Understood:
+    """A question as it is looked for, which is as it was asked unless it leans on what was said before.
+
+    `rewriting` is what a chat model used for that.
+    """
 
     question: str
-    question_tokens: int
+    tokens: int
+    asked: str
+    rewriting: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found for a question, and how well the best of it fits. No transaction is open any more.
+
+    `filters` are those of its caller and what the question says of its own words. Units: tokens are those of the question.
+    """
+
+    understood: Understood
     vector: Vectors
     retrieval: Retrieval
-    confidence: float
+    fit: Fit
+    embedding_tokens: int
+    filters: Filters | None = None
+
+    @property
+    def confidence(self) -> float:
+        """How well the best chunk fits, from 0 to 1."""
+        return self.fit.confidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +114,26 @@ class Offered:
 class Answer:
     """What a question got. Answered is what has a citation.
 
-    `usage` is that of the chat model that wrote it. `is_cut`: it ran into a limit. `is_fallback`: it failed, and sentences
-    of the documents stand in for it.
+    `marks` are the places of its text that name a citation. `usage` is that of the chat model that wrote it. `is_cut`: it ran
+    into a limit. `is_fallback`: it failed, and sentences of the documents stand in for it.
     """
 
     found: Found
     text: str
     citations: list[Citation]
+    marks: Sequence[Mark] = ()
     chunks_used: int = 0
     context_tokens: int = 0
     usage: Usage | None = None
     is_cut: bool = False
     is_fallback: bool = False
+    refusal: Refusal | None = None
+    extract_tokens: int = 0
+
+    @property
+    def embedding_tokens(self) -> int:
+        """What the embedding model read for it: the question, and the sentences that were compared with it."""
+        return self.found.embedding_tokens + self.extract_tokens
 
     @property
     def is_answered(self) -> bool:
@@ -97,6 +144,20 @@ class Answer:
     def is_uncited(self) -> bool:
         """Whether it is a model's text that no source supports."""
         return self.usage is not None and not self.citations and self.text != NOT_FOUND
+
+    @property
+    def prompt_tokens(self) -> int:
+        """What a chat model read for it, to rewrite the question included."""
+        return sum(usage.prompt_tokens for usage in self._usages)
+
+    @property
+    def completion_tokens(self) -> int:
+        """What a chat model wrote for it."""
+        return sum(usage.completion_tokens for usage in self._usages)
+
+    @property
+    def _usages(self) -> list[Usage]:
+        return [usage for usage in (self.found.understood.rewriting, self.usage) if usage is not None]
 
 
 Piece = Offered | str | Answer
@@ -110,53 +171,57 @@ class Answerer:
         pool: Pool,
         model: EmbeddingModel,
         *,
-        refusal_threshold: float,
+        refusal_threshold: float | None = None,
         chat: ChatModel | None = None,
         context_tokens_max: int = 3000,
         may_fall_back: bool = False,
         ledger: Ledger | None = None,
+        count: Count = estimate,
     ) -> None:
         self._pool = pool
         self._model = model
-        self._refusal_threshold = refusal_threshold
+        self._tuning = tuning_of(model.name)
+        self._refusal_threshold = self._tuning.refusal_threshold if refusal_threshold is None else refusal_threshold
         self._chat = chat
         self._context_tokens_max = context_tokens_max
         self._may_fall_back = may_fall_back
         self._ledger = ledger or Ledger()
+        self._count = count
 
     @property
     def model_name(self) -> str:
         """The embedding model's name."""
         return self._model.name
 
-    async def search(self, asked: Asked) -> Retrieval:
-        """Return the best chunks for a question.
+    async def search(self, asked: Asked) -> Found:
+        """Find the best chunks for a question.
 
         Raises: RequestError when the question is empty or too long.
         """
-        return (await self._find(asked)).retrieval
+        return await self._find(asked)
 
     async def answer(self, asked: Asked) -> AsyncGenerator[Piece, None]:
         """Yield the sources, then text, then the whole answer, which holds where its text differs from the pieces.
 
         Raises: RequestError when the question is empty or too long; ProviderUnavailable when a model fails.
         """
-        found = await self._find(asked)
+        found = await self._find(asked, is_read=True)
         if not found.retrieval.hits or found.confidence < self._refusal_threshold:
-            for piece in _pieces(Answer(found, NOT_FOUND, [])):
+            for piece in _pieces(self._refuse(found, "too_far" if found.retrieval.hits else "nothing_found")):
                 yield piece
             return
         if self._chat is None:
-            for piece in _pieces(await self._extract(found)):
+            for piece in _pieces(await self._extract(asked, found)):
                 yield piece
             return
         prompt = build(
-            found.question,
-            found.retrieval.hits,
+            found.understood.asked,
+            passages(found.retrieval.hits, found.retrieval.beside),
             asked.history,
             draw_key=lambda: secrets.token_hex(KEY_BYTES),
-            count=_estimate,
+            count=self._count,
             tokens_max=self._context_tokens_max,
+            meant=found.understood.question,
         )
         yield Offered(whole(prompt.offered))
         has_begun = False
@@ -168,20 +233,64 @@ class Answerer:
         except ProviderUnavailable:
             if has_begun or not self._may_fall_back:
                 raise
-            answer = replace(await self._extract(found), is_fallback=True)
+            answer = replace(await self._extract(asked, found), is_fallback=True)
             yield answer.text
             yield answer
 
-    async def _find(self, asked: Asked) -> Found:
-        """Read, embed and retrieve."""
-        question, question_tokens = self._read(asked.question)
-        vector = await self._embed(question)
-        self._ledger.add(replace(asked.used(self._model.name), embedding_tokens=question_tokens))
+    async def _find(self, asked: Asked, *, is_read: bool = False) -> Found:
+        """Read, embed and retrieve; `is_read` with what a chat model reads beside the best."""
+        understood = await self._understand(asked)
+        text = read_terms(understood.question).text
+        if not text:
+            raise RequestError("the question only says what must not be there: add what is looked for")
+        tokens = understood.tokens if text == understood.question else self._tokens_of(text)
+        vector = await self._embed(text)
+        self._ledger.add(replace(asked.used(self._model.name), embedding_tokens=tokens))
+        filters = _filtered(asked.filters, understood.asked)
         async with snapshot(self._pool, [collection.id for collection in asked.collections]) as conn:
             retrieval = await retrieve(
-                conn, asked.collections, question, vector, limit=asked.top_k, filters=asked.filters
+                conn,
+                asked.collections,
+                text,
+                vector,
+                limit=asked.top_k,
+                filters=filters,
+                dense_weight=self._tuning.dense_weight,
+                widened=WIDENED_MAX if is_read and self._chat else 0,
             )
-        return Found(question, question_tokens, vector, retrieval, confidence(retrieval))
+        fit = best_fit(retrieval, self._tuning.cosine_share)
+        return Found(understood, vector, retrieval, fit, tokens, filters)
+
+    def _refuse(self, found: Found, reason: Reason) -> Answer:
+        """Say that the documents do not hold it, and why."""
+        refusal = refuse(
+            reason, found.fit, self._refusal_threshold, missing=found.retrieval.missing(), filters=found.filters
+        )
+        # What rules out every passage is the caller's own doing, and the first thing to be told.
+        words = f"{refusal.words[0].upper()}{refusal.words[1:]}."
+        text = f"{NOT_FOUND} {words}" if found.filters and reason == "nothing_found" else NOT_FOUND
+        return Answer(found, text, [], refusal=refusal)
+
+    async def _understand(self, asked: Asked) -> Understood:
+        """Find out what to look for: by a chat model where there is one, else, or when that fails, by rule."""
+        question, tokens = self._read(asked.question)
+        if not any(turn.role == "user" for turn in asked.history):
+            return Understood(question, tokens, question)
+        rewriting: list[Usage] = []
+        written = await self._rewritten(self._chat, asked, question, rewriting) if self._chat else None
+        meant = written or stand_alone(question, asked.history)
+        meant_tokens = self._tokens_of(meant)
+        if meant_tokens > self._model.tokenizer.tokens_max:
+            meant, meant_tokens = question, tokens
+        return Understood(meant, meant_tokens, question, *rewriting)
+
+    async def _rewritten(self, chat: ChatModel, asked: Asked, question: str, rewriting: list[Usage]) -> str | None:
+        def note(prompt_tokens: int, completion_tokens: int) -> None:
+            usage = replace(asked.used(chat.name), prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+            rewriting.append(usage)
+            self._ledger.add(usage)
+
+        return await rewrite(chat, question, asked.history, count=self._count, note=note)
 
     async def _embed(self, question: str) -> Vectors:
         try:
@@ -201,23 +310,41 @@ class Answerer:
             raise RequestError(
                 f"the question has {len(question)} characters; at most {QUESTION_CHARACTERS_MAX} are read: shorten it"
             )
-        (tokens,) = self._model.tokenizer.count([question])
+        tokens = self._tokens_of(question)
         if tokens > self._model.tokenizer.tokens_max:
             raise RequestError(
                 f"the question has {tokens} tokens; {self._model.name} reads {self._model.tokenizer.tokens_max}: shorten it"
             )
         return question, tokens
 
-    async def _extract(self, found: Found) -> Answer:
-        citations = await extract(self._pool, self._model, found.vector, found.retrieval)
-        if not citations:
-            return Answer(found, NOT_FOUND, [])
+    def _tokens_of(self, question: str) -> int:
+        (tokens,) = self._model.tokenizer.count([question])
+        return tokens
+
+    async def _extract(self, asked: Asked, found: Found) -> Answer:
+        extracted = await extract(self._pool, self._model, found.vector, found.retrieval)
+        if extracted.embedding_tokens:
+            self._ledger.add(replace(asked.used(self._model.name), embedding_tokens=extracted.embedding_tokens))
+        if not extracted.citations:
+            return self._refuse(found, "nothing_to_quote")
         return Answer(
             found,
-            render(citations),
-            citations,
-            chunks_used=len({citation.hit.chunk_id for citation in citations}),
+            render(extracted.quoted),
+            extracted.citations,
+            marks_of(extracted.quoted),
+            chunks_used=len({citation.hit.chunk_id for citation in extracted.citations}),
             context_tokens=sum(hit.token_count for hit in found.retrieval.hits[:HITS_READ]),
+            extract_tokens=extracted.embedding_tokens,
+        )
+
+    def _used(self, entry: Usage, prompt: Prompt, written: str, finish: Finish | None) -> Usage:
+        """Say what a model used, by its provider's count or else by ours."""
+        read = finish.prompt_tokens if finish else None
+        wrote = finish.completion_tokens if finish else None
+        return replace(
+            entry,
+            prompt_tokens=prompt.tokens if read is None else read,
+            completion_tokens=self._count(written) if wrote is None else wrote,
         )
 
     async def _written(
@@ -228,7 +355,7 @@ class Answerer:
         raw: list[str] = []
         finish: Finish | None = None
         try:
-            async with aclosing(chat.write(prompt.turns)) as pieces:
+            async with aclosing(chat.write(prompt.turns, tokens_max=asked.answer_tokens_max)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Finish):
                         finish = piece
@@ -237,23 +364,35 @@ class Answerer:
                     if shown := draft.feed(piece):
                         yield shown
         finally:
-            used = _used(asked.used(chat.name), prompt, "".join(raw), finish)
+            used = self._used(asked.used(chat.name), prompt, "".join(raw), finish)
             if raw or finish:  # also when the client left in the middle: it was used
                 self._ledger.add(used)
         assert finish is not None
         if rest := draft.finish():
             yield rest
         if finish.is_cut and not "".join(raw).strip():
+            if asked.answer_tokens_max is not None:
+                raise RequestError("the model used up its tokens before it wrote anything: let it write more of them")
             raise ProviderUnavailable(
                 f"{chat.name} used up its tokens before it wrote anything: raise ASKBOX_LLM_ANSWER_TOKENS"
             )
         text = "" if draft.is_refusal else draft.text.strip()
-        citations = cite_claims(found.question, prompt.offered, claims(text), draft.cited) if text else []
+        if not text:
+            refused = self._refuse(found, "not_in_sources")
+            yield replace(
+                refused,
+                chunks_used=sum(len(passage.parts) for passage in prompt.offered),
+                context_tokens=prompt.source_tokens,
+                usage=used,
+                is_cut=finish.is_cut,
+            )
+            return
         yield Answer(
             found,
-            text or NOT_FOUND,
-            citations,
-            chunks_used=len(prompt.offered),
+            text,
+            cite_claims(found.understood.question, prompt.offered, claims(text), draft.cited),
+            _stripped(draft.text, draft.marks),
+            chunks_used=sum(len(passage.parts) for passage in prompt.offered),
             context_tokens=prompt.source_tokens,
             usage=used,
             is_cut=finish.is_cut,
@@ -265,20 +404,17 @@ def _pieces(answer: Answer) -> list[Piece]:
     return [Offered(answer.citations), answer.text, answer]
 
 
-def _used(entry: Usage, prompt: Prompt, written: str, finish: Finish | None) -> Usage:
-    """Say what a model used, by its provider's count or else by estimate."""
-    read = finish.prompt_tokens if finish else None
-    wrote = finish.completion_tokens if finish else None
-    return replace(
-        entry,
-        prompt_tokens=prompt.tokens if read is None else read,
-        completion_tokens=_estimate(written) if wrote is None else wrote,
-    )
+def _filtered(filters: Filters | None, question: str) -> Filters | None:
+    """Add what a question says of its own words to what its caller asks for."""
+    terms = read_terms(question)
+    if not terms.phrases and not terms.excluded:
+        return filters
+    return replace(filters or Filters(), phrases=terms.phrases, excluded=terms.excluded)
 
 
-def _estimate(text: str) -> int:
-    (tokens,) = _ESTIMATING.count([text])
-    return tokens
+def _stripped(text: str, marks: Sequence[Mark]) -> list[Mark]:
+    """Return marks as they stand in a text without the white space before it."""
+    return [mark.moved(len(text.lstrip()) - len(text)) for mark in marks]
 
 
 def elapsed_ms(started: float) -> float:

@@ -13,7 +13,7 @@ from services.query.deps import Deps
 from services.query.guard import RequestGuard
 from services.query.metrics import keep_looking
 from services.query.problems import install_problem_handlers
-from services.query.routes import api_pages, collections, documents, ingest, metrics, questions, status
+from services.query.routes import api_pages, collections, documents, ingest, metrics, openai, questions, status
 from services.query.schema import Problem
 from shared import queue
 from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool, at_the_end, distrust_idle
@@ -62,7 +62,7 @@ def create_app(deps: Deps) -> FastAPI:
         # Loopback may be open, so a page in the user's browser must not reach it under another name.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_HOSTS))
     api_pages.add(app)
-    for module in (questions, documents, ingest, collections, status, metrics):
+    for module in (questions, openai, documents, ingest, collections, status, metrics):
         app.include_router(module.router)
     return app
 

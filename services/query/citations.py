@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from services.query.markers import Mark
 from shared.sentences import sentence_spans
 
 # List items, table rows, quotes, fences and the records of a log begin something of their own even where no sentence ended.
@@ -12,6 +13,8 @@ _BREAK = re.compile(
 )
 # A row of a table, as the parsers write it.
 _ROW = re.compile(r"^[^\n]*\S \| [^\n]*$", re.MULTILINE)
+# What stands below the names of a table's columns in Markdown.
+_RULE = re.compile(r"[ \t|]*\n[ \t]*\|?[ \t]*:?-{2,}:?[ \t]*\|[ \t|:-]*(?:\n|\Z)")
 _LINE = re.compile(r"\S(?:[^\n]*\S)?")
 _WORD = re.compile(r"\w{2,}")
 _CELL = re.compile(r"\w+")
@@ -21,6 +24,8 @@ SENTENCE_WORDS_MIN = 3
 # A name and its number.
 ROW_WORDS_MIN = 2
 SENTENCE_WIDE_MIN = 6
+# With fewer, a row whose last cell differs from the name there is no cut row of names.
+NAMES_MIN = 4
 SENTENCE_CHARACTERS_MAX = 600
 
 
@@ -55,6 +60,11 @@ class Hit:
     cosine: float
     bm25: float
     score: float
+    # How it came to its place: its shares of either arm's best, and its place in each arm that found it.
+    dense_share: float = 0.0
+    lexical_share: float = 0.0
+    dense_place: int | None = None
+    lexical_place: int | None = None
 
     @property
     def context(self) -> str:
@@ -93,8 +103,25 @@ def sentences_of(hits: Sequence[Hit]) -> list[Sentence]:
         Sentence(index, start, end, hit.text[start:end])
         for index, hit in enumerate(hits)
         for start, end, is_row in _spans(hit.text)
-        if _can_be_quoted(hit.text[start:end], is_row=is_row)
+        if _can_be_quoted(hit.text[start:end], is_row=is_row) and not (is_row and _names_columns(hit, start, end))
     ]
+
+
+def _names_columns(hit: Hit, start: int, end: int) -> bool:
+    """Whether a row says what stands in the columns, and so answers nothing."""
+    if _RULE.match(hit.text, end):
+        return True
+    cells = _cells(hit.text[start:end])
+    return any(_are_names(cells, _cells(line)) for line in hit.context.split("\n"))
+
+
+def _are_names(cells: list[str], names: list[str]) -> bool:
+    """Whether cells are those names, which may be cut short."""
+    return bool(names) and (cells == names or (len(names) > NAMES_MIN and cells[: len(names) - 1] == names[:-1]))
+
+
+def _cells(row: str) -> list[str]:
+    return [cell for part in row.split("|") if (cell := " ".join(part.split()).casefold())]
 
 
 def _can_be_quoted(text: str, *, is_row: bool) -> bool:
@@ -132,19 +159,11 @@ def _spans(text: str) -> Iterator[tuple[int, int, bool]]:
 def cite(hits: Sequence[Hit], chosen: Sequence[Sentence]) -> list[Citation]:
     """Bind chosen sentences to their documents.
 
-    Order: documents as their best sentence stands in `chosen`, sentences in document order. Indices from 1.
+    Order: as chosen. Indices from 1.
     """
-    places: dict[int, int] = {}
-    for sentence in chosen:
-        places.setdefault(hits[sentence.hit_index].document_id, len(places))
-
-    def order(sentence: Sentence) -> tuple[int, int]:
-        hit = hits[sentence.hit_index]
-        return places[hit.document_id], hit.char_start + sentence.start
-
     citations: list[Citation] = []
     seen: set[tuple[int, int]] = set()
-    for sentence in sorted(chosen, key=order):
+    for sentence in chosen:
         hit = hits[sentence.hit_index]
         start = hit.char_start + sentence.start
         if (hit.document_id, start) in seen:
@@ -154,6 +173,26 @@ def cite(hits: Sequence[Hit], chosen: Sequence[Sentence]) -> list[Citation]:
     return citations
 
 
+def in_reading_order(citations: Sequence[Citation]) -> list[Citation]:
+    """Return citations as an answer reads: documents as their best one stands, within a document as it goes on."""
+    places: dict[int, int] = {}
+    for citation in citations:
+        places.setdefault(citation.hit.document_id, len(places))
+    return sorted(citations, key=lambda citation: (places[citation.hit.document_id], citation.char_start))
+
+
 def render(citations: Sequence[Citation]) -> str:
     """Write citations as an answer: each quote with its marker."""
     return "\n".join(f"{citation.quote} [{citation.index}]" for citation in citations)
+
+
+def marks_of(citations: Sequence[Citation]) -> list[Mark]:
+    """Return where the markers of a rendered answer stand. What looks like one within a quote is none."""
+    marks: list[Mark] = []
+    at = 0
+    for citation in citations:
+        start = at + len(citation.quote) + 1
+        end = start + len(f"[{citation.index}]")
+        marks.append(Mark(citation.index, start, end))
+        at = end + 1
+    return marks

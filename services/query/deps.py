@@ -11,6 +11,7 @@ from fastapi.security import HTTPBearer
 
 from services.query.access import Access, authorize
 from services.query.answer import Answerer
+from services.query.openai_errors import is_openai
 from services.query.settings import QuerySettings
 from services.query.slots import Shares, Slots
 from services.query.watch import Watch
@@ -65,7 +66,12 @@ async def access_of(request: Request, deps: Deps) -> Access:
     Raises: Unauthorized without a valid key where one is needed; TimeoutError when the database is silent.
     """
     async with asyncio.timeout(ACCESS_SECONDS_MAX):
-        return await authorize(deps.pool, request.headers.get("authorization"), is_open_without_keys=deps.is_loopback)
+        return await authorize(
+            deps.pool,
+            request.headers.get("authorization"),
+            is_open_without_keys=deps.is_loopback,
+            may_be_placeholder=is_openai(request.url.path),  # these clients cannot send none
+        )
 
 
 class KeyFirst(APIRoute):

@@ -1,7 +1,7 @@
-"""Questions that are asked of some documents only: by their ids, or by where their paths begin."""
+"""Questions that are asked of some documents only, by their ids, their paths or their metadata, or of the chunks that hold a phrase."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pgvector import HalfVector
 
@@ -20,10 +20,16 @@ SCORED_MAX = 1000
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which documents a question is asked of: those that fit everything that is not None."""
+    """What a question is asked of: documents that fit everything that is given, and their chunks with each phrase.
+
+    None of these chunks holds what is excluded. Of each key of the metadata one of the values must be there.
+    """
 
     document_ids: Sequence[int] | None = None
     path_prefix: str | None = None
+    metadata: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    phrases: Sequence[str] = ()
+    excluded: Sequence[str] = ()
 
 
 async def retrieve_filtered(
@@ -37,7 +43,8 @@ async def retrieve_filtered(
     arm_limit: int,
     scored_limit: int = SCORED_MAX,
 ) -> list[Candidate]:
-    """Return the candidates of both arms among the documents that the filters leave, each with both scores."""
+    """Return the candidates of both arms among what the filters leave, each with both scores."""
+    pairs = [(key, value) for key, values in filters.metadata.items() for value in values]
     rows = await conn.fetch(
         _RETRIEVE_FILTERED,
         list(scope),
@@ -49,5 +56,9 @@ async def retrieve_filtered(
         scored_limit,
         None if filters.document_ids is None else list(filters.document_ids),
         filters.path_prefix,
+        [key for key, _ in pairs],
+        [value for _, value in pairs],
+        list(filters.phrases),
+        list(filters.excluded),
     )
     return [Candidate(collection_id=collection.id, **row) for row in rows]

@@ -1,11 +1,37 @@
 """Two scores per candidate → one ranking; pure."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# For MiniLM over chunks of about 128 tokens: on SciFact's training questions flat from 0.58 to 0.68 (nDCG@10 0.738 to
-# 0.740; 0.730 at 0.5), since a chunk holds fewer of a question's words than its whole document, where 0.5 is best.
-DENSE_WEIGHT = 0.65
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What fits one embedding model, each from 0 to 1.
+
+    The share of the dense arm in a score, that of the cosine in an answer's confidence, and the confidence below which a
+    question is refused.
+    """
+
+    dense_weight: float
+    cosine_share: float
+    refusal_threshold: float
+
+
+# By the last part of a model's name. MiniLM over chunks of about 128 tokens: on SciFact's training questions the weight is flat
+# from 0.58 to 0.68 (nDCG@10 0.738 to 0.740; 0.730 at 0.5), since a chunk holds fewer of a question's words than its whole
+# document, where 0.5 is best. Its threshold is measured beside `confidence` in extract.py.
+TUNINGS = {"all-MiniLM-L6-v2": Tuning(0.65, 0.4, 0.24)}
+# Not measured here. Of 29 published collections bge-base is best beside BM25 at 0.7 to 0.8, and its cosines stand higher, so
+# that fewer questions are refused: ASKBOX_REFUSAL_THRESHOLD is for that.
+DEFAULT_TUNING = Tuning(0.7, 0.4, 0.24)
+DENSE_WEIGHT = TUNINGS["all-MiniLM-L6-v2"].dense_weight
+
+
+def tuning_of(model_name: str) -> Tuning:
+    """Return what fits a model: a local one, one of a hub or one on a server."""
+    return TUNINGS.get(re.split(r"[/:\\]", model_name.rstrip("/\\"))[-1], DEFAULT_TUNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +48,18 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A candidate with its fused score, from 0 to 1, comparable only within one question."""
+    """A candidate with its fused score, from 0 to 1, comparable only within one question.
+
+    The shares are its scores in either arm, mapped to 0..1 over the question's candidates; the places count from 1, among what
+    the arm found itself.
+    """
 
     candidate: Candidate
     score: float
+    dense_share: float = 0.0
+    lexical_share: float = 0.0
+    dense_place: int | None = None
+    lexical_place: int | None = None
 
 
 def normalise(values: Sequence[float]) -> list[float]:
@@ -38,15 +72,38 @@ def normalise(values: Sequence[float]) -> list[float]:
     return [(value - low) / (high - low) for value in values]
 
 
-def fuse(candidates: Iterable[Candidate], *, dense_weight: float = DENSE_WEIGHT) -> list[Ranked]:
+def fuse(
+    candidates: Iterable[Candidate], *, dense_weight: float = DENSE_WEIGHT, arm_limit: int | None = None
+) -> list[Ranked]:
     """Rank candidates by a convex combination of their min-max normalised scores.
 
+    `arm_limit` is how many candidates an arm finds in each collection, which tells whom the dense arm found.
     Order: score descending, ties by collection and chunk, so equal inputs give equal outputs.
     Source: Bruch, Gai and Ingber, TOIS 2023; better than reciprocal rank fusion on 9 of 9 collections measured.
     """
     pool = sorted(set(candidates), key=lambda c: (c.collection_id, c.chunk_id))
     dense = normalise([candidate.cosine for candidate in pool])
     lexical = normalise([candidate.bm25 for candidate in pool])
-    scores = [dense_weight * d + (1 - dense_weight) * s for d, s in zip(dense, lexical, strict=True)]
-    ranked = [Ranked(candidate, score) for candidate, score in zip(pool, scores, strict=True)]
+    near = sorted(pool, key=lambda c: -c.cosine)
+    dense_places = _places(_of_each_collection(near, arm_limit))
+    lexical_places = _places(sorted((c for c in pool if c.is_lexical_hit), key=lambda c: -c.bm25))
+    ranked = [
+        Ranked(c, dense_weight * d + (1 - dense_weight) * s, d, s, dense_places.get(c), lexical_places.get(c))
+        for c, d, s in zip(pool, dense, lexical, strict=True)
+    ]
     return sorted(ranked, key=lambda r: (-r.score, r.candidate.collection_id, r.candidate.chunk_id))
+
+
+def _of_each_collection(candidates: Sequence[Candidate], limit: int | None) -> list[Candidate]:
+    """Return the first `limit` of each collection."""
+    seen: Counter[int] = Counter()
+    kept = []
+    for candidate in candidates:
+        seen[candidate.collection_id] += 1
+        if limit is None or seen[candidate.collection_id] <= limit:
+            kept.append(candidate)
+    return kept
+
+
+def _places(found: Sequence[Candidate]) -> dict[Candidate, int]:
+    return {candidate: place for place, candidate in enumerate(found, start=1)}

@@ -101,15 +101,18 @@ class ChatModel:
         """Why the model is not available, or None when it is."""
         return self._provider.reason
 
-    async def write(self, turns: Sequence[Turn]) -> AsyncGenerator[str | Finish, None]:
+    async def write(
+        self, turns: Sequence[Turn], *, tokens_max: int | None = None
+    ) -> AsyncGenerator[str | Finish, None]:
         """Yield the text in pieces, then how it ended. Close it, or the request stays open.
 
+        Units: `tokens_max` is what the text may have, where that is less than the setting allows.
         Raises: ProviderUnavailable before the first piece when the model cannot be had, behind it when the answer breaks off.
         """
         reading = _Reading()
         attributes = {names.GEN_AI_STREAM: True}
         with genai_span("chat", self.name, provider=names.OPENAI, is_remote=True, attributes=attributes) as opened:
-            async with aclosing(await self._begin(turns, reading)) as chunks:
+            async with aclosing(await self._begin(turns, reading, tokens_max)) as chunks:
                 try:
                     async for chunk in chunks:
                         if text := reading.read(chunk):
@@ -125,11 +128,13 @@ class ChatModel:
             opened.set_attribute(names.GEN_AI_FINISH_REASONS, [reading.reason or "length"])
         yield reading.finish()
 
-    async def _begin(self, turns: Sequence[Turn], reading: _Reading) -> AsyncGenerator[ChatCompletionChunk, None]:
+    async def _begin(
+        self, turns: Sequence[Turn], reading: _Reading, tokens_max: int | None
+    ) -> AsyncGenerator[ChatCompletionChunk, None]:
         """Send the request and wait for the first chunk of its answer, with the provider's few attempts."""
         messages: list[ChatCompletionMessageParam] = [_message(turn) for turn in turns]
         try:
-            first, stream = await self._provider.call(lambda client: self._send(client, messages))
+            first, stream = await self._provider.call(lambda client: self._send(client, messages, tokens_max))
         except RejectedText as error:
             raise ProviderUnavailable(
                 f"{error}: it does not take this request; look at ASKBOX_LLM_TOKENS_PARAMETER, ASKBOX_LLM_TEMPERATURE, "
@@ -138,9 +143,9 @@ class ChatModel:
         return self._chunks(first, stream, reading)
 
     async def _send(
-        self, client: openai.AsyncOpenAI, messages: list[ChatCompletionMessageParam]
+        self, client: openai.AsyncOpenAI, messages: list[ChatCompletionMessageParam], tokens_max: int | None
     ) -> tuple[ChatCompletionChunk, openai.AsyncStream[ChatCompletionChunk]]:
-        limit = {self._tokens_parameter: self._answer_tokens_max}
+        limit = {self._tokens_parameter: min(self._answer_tokens_max, tokens_max or self._answer_tokens_max)}
         stream = await client.chat.completions.create(
             model=self.name,
             messages=messages,

@@ -44,14 +44,14 @@ class RequestGuard:
         await app(scope, body, request.send)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
-        headers = Headers(scope=scope)
+        headers, path = Headers(scope=scope), scope["path"]
         if scope["method"] not in _SAFE_METHODS and _comes_from_another_site(headers):
-            return problem(403, "cross_site", "a page of another site may not change anything here")
-        bytes_max = self._upload_bytes_max if scope["path"] == UPLOAD_PATH else self._body_bytes_max
+            return problem(403, "cross_site", "a page of another site may not change anything here", path=path)
+        bytes_max = self._upload_bytes_max if path == UPLOAD_PATH else self._body_bytes_max
         length = headers.get("content-length", "0")
         # As digits: more than 4,300 of them are no number to Python.
         if not (length.isascii() and length.isdigit()) or len(length) > 19 or int(length) > bytes_max:
-            return problem(413, "body_too_large", f"the body may have at most {bytes_max} bytes")
+            return problem(413, "body_too_large", f"the body may have at most {bytes_max} bytes", path=path)
         return None
 
 

@@ -187,8 +187,20 @@ class TokenSumsOut(BaseModel):
     embedding: int
 
 
+class KeyTokensOut(BaseModel):
+    """Tokens used with the key of that `name`; null is what no key used, the texts of documents among it."""
+
+    name: str | None
+    prompt: int
+    completion: int
+    embedding: int
+
+
 class StatsOut(BaseModel):
-    """What waits, and how much there is, in the collections that the caller may read."""
+    """What waits, and how much there is, in the collections that the caller may read.
+
+    `token_keys` are the caller's own key, or every key for who may read everything.
+    """
 
     pending_documents: int
     pending_embeddings: int
@@ -199,6 +211,7 @@ class StatsOut(BaseModel):
     chunks: int
     truncated_inputs: int
     tokens: TokenSumsOut
+    token_keys: list[KeyTokensOut]
 
 
 class EventOut(BaseModel):

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool, Session
+from shared.metrics import count_question_tokens
 from shared.statements import load_statements
 from shared.telemetry import Event, log
 from shared.text import one_line
@@ -63,7 +64,10 @@ class Ledger:
         self._wake = asyncio.Event()
 
     def add(self, usage: Usage) -> None:
-        """Note what was used."""
+        """Note what was used. Also of an answer that nobody waited for: it was paid for."""
+        count_question_tokens("prompt", usage.prompt_tokens)
+        count_question_tokens("completion", usage.completion_tokens)
+        count_question_tokens("embedding", usage.embedding_tokens)
         if len(self._held) >= ENTRIES_HELD_MAX:
             self._dropped += 1
             return

@@ -9,6 +9,7 @@ These are no markers: what stands between backticks; what holds 0 or more than t
 """
 
 import re
+from dataclasses import dataclass
 
 # What a model writes when the sources do not hold the answer; never shown.
 NOT_IN_SOURCES = "NOT_IN_SOURCES"
@@ -39,11 +40,26 @@ _OPENERS = "[【［"
 _SHOWN_MARKERS = re.compile(r"(?:\[\d{1,3}\])+")
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where an answer names a source: its marker is the characters from `start` to `end`."""
+
+    index: int
+    start: int
+    end: int
+
+    def moved(self, by: int) -> "Mark":
+        """Return it as it stands in a text that begins elsewhere."""
+        return Mark(self.index, self.start + by, self.end + by)
+
+
 class Markers:
-    """Shows a text that comes in pieces, and remembers which sources it cites."""
+    """Shows a text that comes in pieces, and remembers which sources it cites, and where."""
 
     def __init__(self, source_count: int) -> None:
         self.cited: list[int] = []
+        self.marks: list[Mark] = []
+        self._shown_characters = 0
         self._source_count = source_count
         self._held = ""
         self._is_ended = False
@@ -75,6 +91,7 @@ class Markers:
                 break
             end, text = step
             shown.append(text)
+            self._shown_characters += len(text)
             at = end
         self._held = self._held[at:]
         return "".join(shown)
@@ -185,7 +202,11 @@ class Markers:
             self._drops_spaces, self._owed = self._is_line_blank, spaces
             return ""
         self.cited += [number for number in numbers if number not in self.cited]
-        shown = self._space(spaces) + "".join(f"[{number}]" for number in numbers)
+        shown = self._space(spaces)
+        for number in numbers:
+            start = self._shown_characters + len(shown)
+            shown += f"[{number}]"
+            self.marks.append(Mark(number, start, self._shown_characters + len(shown)))
         self._show("]")
         return shown
 
@@ -226,6 +247,11 @@ class Draft:
     def cited(self) -> list[int]:
         """The sources that the answer cites, in order of their first marker."""
         return self._markers.cited
+
+    @property
+    def marks(self) -> list[Mark]:
+        """Where `text` names them."""
+        return self._markers.marks
 
     def feed(self, piece: str) -> str:
         """Return what may be shown now."""

@@ -12,6 +12,7 @@ from typing import Literal
 from services.query.citations import Hit
 from services.query.markers import NOT_IN_SOURCES, unmarked
 from services.query.places import place_of_hit
+from services.query.reading import Passage
 from shared.errors import RequestError
 from shared.text import one_line
 
@@ -50,34 +51,35 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is sent, and which hits stand in it. Units: tokens are estimated."""
+    """What is sent, and which passages stand in it. Units: tokens are estimated."""
 
     turns: list[Turn]
-    offered: list[Hit]
+    offered: list[Passage]
     tokens: int
     source_tokens: int
 
 
 def build(
     question: str,
-    hits: Sequence[Hit],
+    found: Sequence[Passage],
     history: Sequence[Turn],
     *,
     draw_key: Callable[[], str],
     count: Count,
     tokens_max: int,
+    meant: str = "",
 ) -> Prompt:
-    """Write the prompt of a question, within `tokens_max`.
+    """Write the prompt of a question, within `tokens_max`; `meant` is how it reads without the conversation.
 
     Raises: RequestError when the question leaves no room for any source.
     """
-    key = _key(draw_key, [question, *(_body(hit) for hit in hits), *(turn.content for turn in history)])
+    key = _key(draw_key, [question, meant, *(_body(passage) for passage in found), *(turn.content for turn in history)])
     rules = Turn("system", _RULES.replace("KEY", key))
-    asked = f"Question: {question}"
+    asked = f"Question: {question}" if meant in {"", question} else f"Question: {question}\nLooked for: {meant}"
     used = count(rules.content) + count(asked) + 2 * MESSAGE_TOKENS
     kept = _recent(history, count, int((tokens_max - used) * HISTORY_SHARE))
     used += sum(count(turn.content) + MESSAGE_TOKENS for turn in kept)
-    offered, sources, source_tokens = _fitting(hits, key, count, tokens_max - used)
+    offered, sources, source_tokens = _fitting(found, key, count, tokens_max - used)
     if not offered:
         raise RequestError(
             f"the question has about {count(question)} tokens and leaves no room for sources within the {tokens_max} "
@@ -108,30 +110,69 @@ def _recent(history: Sequence[Turn], count: Count, tokens_max: int) -> list[Turn
     return kept[::-1]
 
 
-def _fitting(hits: Sequence[Hit], key: str, count: Count, tokens_max: int) -> tuple[list[Hit], list[str], int]:
-    """Return the hits that fit, in rank order, how each is written, and their tokens."""
-    offered: list[Hit] = []
+def _fitting(found: Sequence[Passage], key: str, count: Count, tokens_max: int) -> tuple[list[Passage], list[str], int]:
+    """Return the passages that fit, in rank order, how each is written, and their tokens.
+
+    One that does not fit with what stands beside it is tried without, and then as its hits one by one.
+    """
+    offered: list[Passage] = []
     sources: list[str] = []
     used = 0
-    for hit in hits:
+
+    def take(passage: Passage) -> bool:
+        nonlocal used
         number = len(offered) + 1
-        source = f"BEGIN SOURCE {number} {key}\n{_body(hit)}\nEND SOURCE {number} {key}"
+        source = f"BEGIN SOURCE {number} {key}\n{_body(passage)}\nEND SOURCE {number} {key}"
         cost = count(source)
         if used + cost > tokens_max:
-            continue
+            return False
         used += cost
-        offered.append(hit)
+        offered.append(passage)
         sources.append(source)
+        return True
+
+    for passage in found:
+        for form in passage.forms():
+            taken = [take(one) for one in form]  # of the hits one by one each that fits
+            if any(taken):
+                break
     return offered, sources, used
 
 
-def _body(hit: Hit) -> str:
-    """Write a hit with its place. Titles and names come from documents too, so they stand inside."""
+def _body(passage: Passage) -> str:
+    """Write a passage with its place. Titles and names come from documents too, so they stand inside."""
+    hit, first, last = passage.hit, passage.parts[0], passage.parts[-1]
+    place = place_of_hit(first).words or ""
+    if last is not first and (end := place_of_hit(last).words) and end != place:
+        place = f"{place} to {end}"
     labels = [
-        ("Document", hit.title or hit.source_uri.partition(":")[2], LABEL_CHARACTERS_MAX),
-        ("Heading", hit.heading, LABEL_CHARACTERS_MAX),
-        ("Place", place_of_hit(hit).words or "", LABEL_CHARACTERS_MAX),
-        ("Context", hit.context, CONTEXT_CHARACTERS_MAX),
+        ("Document", _name(hit), LABEL_CHARACTERS_MAX),
+        ("Heading", first.heading, LABEL_CHARACTERS_MAX),
+        ("Place", place, LABEL_CHARACTERS_MAX),
+        ("Also in", "; ".join(dict.fromkeys(_name(other) for other in passage.others)), LABEL_CHARACTERS_MAX),
+        ("Context", first.context, CONTEXT_CHARACTERS_MAX),
     ]
     head = [f"{name}: {one_line(value, length_max)}" for name, value, length_max in labels if value.strip()]
-    return "\n".join([*head, "", hit.text])
+    return "\n".join([*head, "", _text(passage)])
+
+
+def _name(hit: Hit) -> str:
+    return hit.title or hit.source_uri.partition(":")[2]
+
+
+def _text(passage: Passage) -> str:
+    """Write the parts one below the other, each that has another heading or context than the one before under its own."""
+    texts: list[str] = []
+    before = passage.parts[0]
+    for part in passage.parts:
+        changed = [
+            f"{name}: {one_line(value, length_max)}"
+            for name, value, known, length_max in (
+                ("Heading", part.heading, before.heading, LABEL_CHARACTERS_MAX),
+                ("Context", part.context, before.context, CONTEXT_CHARACTERS_MAX),
+            )
+            if value != known and value.strip()
+        ]
+        texts.append("\n".join([*changed, part.text]))
+        before = part
+    return "\n\n".join(texts)

@@ -4,15 +4,17 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from pgvector import HalfVector
 
 from services.query import store
+from services.query.bm25 import QuestionTerm, idf_in
 from services.query.citations import Hit
 from services.query.filters import Filters, retrieve_filtered
-from services.query.fusion import Candidate, Ranked, fuse
+from services.query.fusion import DENSE_WEIGHT, Candidate, Ranked, fuse
+from services.query.reading import Beside
 from services.query.store import CollectionRow
 from shared import conventions as names
 from shared.database import Connection, Pool
@@ -28,9 +30,31 @@ class Retrieval:
     """What was found, and how fresh it is."""
 
     hits: list[Hit]
-    idf: dict[str, float]
+    terms: list[QuestionTerm]
     as_of: datetime
     pending: int
+    dense_weight: float = DENSE_WEIGHT
+    beside: Beside = field(default_factory=dict)
+
+    @property
+    def has_lexical_hits(self) -> bool:
+        """Whether a word of the question decided anything."""
+        return any(hit.bm25 > 0 for hit in self.hits)
+
+    def idf_for(self, hit: Hit) -> dict[str, float]:
+        """Return the question's lexemes in the language of a hit, with what each tells."""
+        return idf_in(self.terms, hit.language)
+
+    def terms_of(self, hit: Hit) -> dict[str, float]:
+        """Return the question's terms that a hit holds, with what each tells: the rarest first."""
+        held = [(lexeme, weight) for lexeme, weight in self.idf_for(hit).items() if lexeme in hit.lexemes]
+        return dict(sorted(held, key=lambda item: -item[1]))
+
+    def missing(self) -> list[str]:
+        """Return the question's terms that no hit holds, the rarest first."""
+        held = {term.word for hit in self.hits for term in self.terms if term.lexeme in hit.lexemes}
+        words = {term.word: term for term in self.terms if term.word not in held}
+        return [term.lexeme for term in sorted(words.values(), key=lambda term: -term.idf)]
 
 
 @asynccontextmanager
@@ -49,15 +73,18 @@ async def retrieve(
     *,
     limit: int,
     filters: Filters | None = None,
+    dense_weight: float = DENSE_WEIGHT,
+    widened: int = 0,
 ) -> Retrieval:
-    """Find the best chunks for a question, of the documents that `filters` leave.
+    """Find the best chunks for a question, of what `filters` leave, and what stands beside the best `widened` of them.
 
     Order: fused score descending.
     Transaction: the caller's snapshot.
     """
     started = time.monotonic()
     with retrieval_span([collection.name for collection in collections], limit) as retrieving:
-        retrieval = await _retrieve(conn, collections, question, vector, limit=limit, filters=filters)
+        retrieval = await _retrieve(conn, collections, question, vector, limit, filters, dense_weight)
+        retrieval = replace(retrieval, beside=await _beside(conn, collections, retrieval.hits[:widened]))
         retrieving.set_attribute(names.HITS, len(retrieval.hits))
     count_retrieval(time.monotonic() - started)
     return retrieval
@@ -68,22 +95,19 @@ async def _retrieve(
     collections: Sequence[CollectionRow],
     question: str,
     vector: Vectors,
-    *,
     limit: int,
     filters: Filters | None,
+    dense_weight: float,
 ) -> Retrieval:
     scope = [collection.id for collection in collections]
     candidates: list[Candidate] = []
-    idf: dict[str, float] = {}
+    terms = await store.question_terms(conn, scope, question)
     for collection in collections:
         candidates += await _candidates(conn, scope, collection, question, HalfVector(vector), filters)
-        for lexeme, weight in (await store.question_terms(conn, scope, collection.id, question)).items():
-            # A word that is rare in one collection and common in another tells as much as where it is common.
-            idf[lexeme] = min(weight, idf.get(lexeme, weight))
-    ranked = fuse(candidates)[:limit]
-    hits = await _load(conn, scope, ranked, idf)
+    ranked = fuse(candidates, dense_weight=dense_weight, arm_limit=ARM_LIMIT)[:limit]
+    hits = await _load(conn, scope, ranked, terms)
     as_of, pending = await store.freshness(conn, scope)
-    return Retrieval(hits, idf, as_of, pending)
+    return Retrieval(hits, terms, as_of, pending, dense_weight)
 
 
 async def _candidates(
@@ -99,11 +123,28 @@ async def _candidates(
     return await retrieve_filtered(conn, scope, collection, question, vector, filters, arm_limit=ARM_LIMIT)
 
 
-async def _load(conn: Connection, scope: Sequence[int], ranked: Sequence[Ranked], idf: dict[str, float]) -> list[Hit]:
+async def _beside(
+    conn: Connection, collections: Sequence[CollectionRow], hits: Sequence[Hit]
+) -> dict[tuple[int, int], Hit]:
+    """Return the chunks next to hits, by document and ordinal."""
+    found: dict[tuple[int, int], Hit] = {}
+    scope = [collection.id for collection in collections]
+    for collection in collections:
+        ids = [hit.chunk_id for hit in hits if hit.collection == collection.name]
+        if ids:
+            found |= {
+                (hit.document_id, hit.ordinal): hit for hit in await store.get_beside(conn, scope, collection.id, ids)
+            }
+    return found
+
+
+async def _load(
+    conn: Connection, scope: Sequence[int], ranked: Sequence[Ranked], terms: Sequence[QuestionTerm]
+) -> list[Hit]:
     by_collection = sorted(ranked, key=lambda r: r.candidate.collection_id)
     found: dict[int, Hit] = {}
     for collection_id, group in itertools.groupby(by_collection, key=lambda r: r.candidate.collection_id):
         members = {r.candidate.chunk_id: r for r in group}
-        for hit in await store.get_hits(conn, scope, collection_id, members, list(idf)):
+        for hit in await store.get_hits(conn, scope, collection_id, members, [term.lexeme for term in terms]):
             found[hit.chunk_id] = hit
     return [found[r.candidate.chunk_id] for r in ranked if r.candidate.chunk_id in found]

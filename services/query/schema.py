@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from services.query.answer import QUESTION_CHARACTERS_MAX, STRATEGY, Answer, Asked
+from services.query.answer import DENSE_STRATEGY, QUESTION_CHARACTERS_MAX, STRATEGY, Answer, Asked, Found
 from services.query.citations import Citation, Hit
 from services.query.filters import Filters
 from services.query.places import place_of_hit, place_of_quote
 from services.query.progress import Progress, Unit, show
 from services.query.prompt import Turn
+from services.query.refusal import Reason, Refusal
+from services.query.retrieve import Retrieval
 from services.query.store import CollectionRow, DocumentRow
 from services.query.wait import WAIT_SECONDS_MAX, Awaited
 from shared.errors import RequestError
@@ -22,6 +24,10 @@ TOP_K_MAX = 50
 TURNS_MAX = 50
 FILTERED_DOCUMENTS_MAX = 1000
 PATH_PREFIX_CHARACTERS_MAX = 4096
+METADATA_KEYS_MAX = 20
+METADATA_VALUES_MAX = 100
+METADATA_CHARACTERS_MAX = 1000
+CLOSEST_MAX = 3
 ID_MAX = 2**63 - 1
 UNCITED_NOTE = "the model named no source for this, so nothing in the documents supports it"
 FALLBACK_NOTE = "the model was not available; these are sentences of the documents"
@@ -29,8 +35,12 @@ CUT_NOTE = "the model stopped at a limit in the middle of its answer: raise ASKB
 DocumentState = Literal["queued", "parsing", "embedding", "ready", "failed", "superseded"]
 
 
+_Text = Annotated[str, Field(max_length=METADATA_CHARACTERS_MAX), AfterValidator(lambda text: storable(text)[0])]
+_Value = _Text | bool | Annotated[int, Field(ge=-ID_MAX, le=ID_MAX)] | float
+
+
 class FiltersIn(BaseModel):
-    """Which documents are asked. One that is given twice, by its id and its path, has to fit both."""
+    """Which documents are asked. One has to fit everything that is given, and all keys of `metadata`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,6 +53,33 @@ class FiltersIn(BaseModel):
         max_length=PATH_PREFIX_CHARACTERS_MAX,
         description="How `file_path` has to begin, letter by letter: `handbook/` is a folder of the inbox.",
     )
+    metadata: (
+        dict[_Text, _Value | Annotated[list[_Value], Field(min_length=1, max_length=METADATA_VALUES_MAX)]] | None
+    ) = Field(
+        default=None,
+        max_length=METADATA_KEYS_MAX,
+        description="What a document's `metadata` has to say, letter by letter: for each key this value, or one of these. A value "
+        "that lists several, as `tags: [a, b]` in front matter does, has each of them.",
+        examples=[{"author": "Jane Doe", "tags": ["backup", "restore"]}],
+    )
+
+    def metadata_values(self) -> dict[str, list[str]]:
+        """Return the values of each key as the documents' metadata hold them, which is as text."""
+        return {
+            key: [_as_text(value) for value in (values if isinstance(values, list) else [values])]
+            for key, values in (self.metadata or {}).items()
+        }
+
+
+def _as_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def filters_of(filters: FiltersIn | None) -> Filters | None:
+    """Return the filters, or None when they leave every document."""
+    if filters is None or filters == FiltersIn():
+        return None
+    return Filters(filters.document_ids, filters.path_prefix, filters.metadata_values())
 
 
 class _PlaceIn(BaseModel):
@@ -71,12 +108,6 @@ class _PlaceIn(BaseModel):
             raise RequestError("give `collection` or `collections`, not both")
         return [self.collection] if self.collection is not None else self.collections
 
-    def filtering(self) -> Filters | None:
-        """Return the filters, or None when they leave every document."""
-        if self.filters is None or self.filters == FiltersIn():
-            return None
-        return Filters(self.filters.document_ids, self.filters.path_prefix)
-
     def awaited(self, scope: list[int]) -> Awaited | None:
         """Return what is waited for, among the collections that the caller may read."""
         return Awaited(self.wait_for, scope) if self.wait_for is not None else None
@@ -99,14 +130,14 @@ class QuestionIn(_PlaceIn):
     messages: list[TurnIn] = Field(
         default=[],
         max_length=TURNS_MAX,
-        description="What was said before, oldest first. A chat model reads the latest that fit; what is retrieved, and an "
-        "extractive answer, depend on `question` alone.",
+        description="What was said before, oldest first. It tells what `question` means where that leans on it (`meta.question` "
+        "is what was looked for), and a chat model reads the latest that fit.",
     )
 
     def asked(self, collections: list[CollectionRow], key_id: int | None) -> Asked:
         """Say who asks what, where."""
         history = [Turn(turn.role, turn.content) for turn in self.messages]
-        return Asked(self.question, collections, self.top_k, history, key_id, self.filtering())
+        return Asked(self.question, collections, self.top_k, history, key_id, filters_of(self.filters))
 
 
 class SearchIn(_PlaceIn):
@@ -116,7 +147,7 @@ class SearchIn(_PlaceIn):
 
     def asked(self, collections: list[CollectionRow], key_id: int | None) -> Asked:
         """Say who looks for what, where."""
-        return Asked(self.question, collections, self.top_k, key_id=key_id, filters=self.filtering())
+        return Asked(self.question, collections, self.top_k, key_id=key_id, filters=filters_of(self.filters))
 
 
 class SourceOut(BaseModel):
@@ -164,14 +195,51 @@ class SourceOut(BaseModel):
         )
 
 
+class RefusalOut(BaseModel):
+    """Why a question got no answer.
+
+    Nothing was found in what was asked; or the closest passage is `too_far`; or it holds no sentence to quote; or the model did
+    not find the answer in the sources.
+
+    `cosine` and `coverage`, the share of the weight of the question's terms that it holds, are those of the passage that fits
+    best; together they are its `confidence`, and `threshold` is what that would have to reach. `missing` are terms, as they
+    are looked up, that none of the passages holds.
+    """
+
+    reason: Reason
+    words: str
+    cosine: float
+    coverage: float
+    confidence: float
+    threshold: float
+    missing: list[str]
+
+    @classmethod
+    def of(cls, refusal: Refusal | None) -> "RefusalOut | None":
+        """Show why, if there is no answer."""
+        if refusal is None:
+            return None
+        return cls(
+            reason=refusal.reason,
+            words=refusal.words,
+            cosine=round(refusal.fit.cosine, 4),
+            coverage=round(refusal.fit.coverage, 4),
+            confidence=round(refusal.fit.confidence, 4),
+            threshold=refusal.threshold,
+            missing=list(refusal.missing),
+        )
+
+
 class MetaOut(BaseModel):
     """How the answer came about and how fresh it is.
 
-    `pending` counts versions that are still in work. `model` is the chat model that wrote the answer; without one it is made
-    of sentences of the documents. `note` says what is to be known of the answer: that it is `uncited`, so not `answered`
-    although there is a text; that it is `truncated`; that it is a `fallback`.
+    `question` is what was looked for: the question, or what it means after the `messages` before it. `as_of` is when the
+    documents were looked at, and `pending` counts their versions that were still in work then. `model` is the chat model that
+    wrote the answer; without one it is made of sentences of the documents. `note` says what is to be known of the answer:
+    that it is `uncited`, so not `answered` although there is a text; that it is `truncated`; that it is a `fallback`.
     """
 
+    question: str
     model: str | None
     retrieval_strategy: str
     chunks_used: int
@@ -181,6 +249,7 @@ class MetaOut(BaseModel):
     as_of: datetime
     pending: int
     confidence: float
+    refusal: RefusalOut | None = None
     uncited: bool = False
     truncated: bool = False
     fallback: Literal["extractive"] | None = None
@@ -196,12 +265,20 @@ class TokensOut(BaseModel):
 
 
 class AnswerOut(BaseModel):
-    """An answer with its sources. When `answered` is false there are none."""
+    """An answer with its sources.
+
+    When `answered` is false there are none; `closest` are passages to look at then, which do not answer the question, and
+    `meta.refusal` says why.
+
+    The sources of an answer that is made of sentences are the best of these, best first; its text are those of them that are
+    nearly as good as the best, as they follow one another in their documents.
+    """
 
     question: str
     answer: str
     answered: bool
     sources: list[SourceOut]
+    closest: list["HitOut"] = []
     meta: MetaOut
     tokens: TokensOut
 
@@ -223,9 +300,11 @@ class AnswerOut(BaseModel):
             answer=answer.text,
             answered=answer.is_answered,
             sources=[SourceOut.of(c) for c in answer.citations],
+            closest=_closest(answer),
             meta=MetaOut(
+                question=found.understood.question,
                 model=usage.model if usage else None,
-                retrieval_strategy=STRATEGY,
+                retrieval_strategy=STRATEGY if found.retrieval.has_lexical_hits else DENSE_STRATEGY,
                 chunks_used=answer.chunks_used,
                 context_tokens=answer.context_tokens,
                 latency_ms=latency_ms,
@@ -233,21 +312,49 @@ class AnswerOut(BaseModel):
                 as_of=found.retrieval.as_of,
                 pending=found.retrieval.pending,
                 confidence=round(found.confidence, 4),
+                refusal=RefusalOut.of(answer.refusal),
                 uncited=answer.is_uncited,
                 truncated=answer.is_cut,
                 fallback="extractive" if answer.is_fallback else None,
                 note="; ".join(notes) or None,
             ),
             tokens=TokensOut(
-                prompt=usage.prompt_tokens if usage else 0,
-                completion=usage.completion_tokens if usage else 0,
-                embedding=found.question_tokens,
+                prompt=answer.prompt_tokens,
+                completion=answer.completion_tokens,
+                embedding=answer.embedding_tokens,
             ),
         )
 
 
+def _closest(answer: Answer) -> list["HitOut"]:
+    """Return what comes closest to a question that got no answer."""
+    retrieval = answer.found.retrieval
+    return [HitOut.of(hit, retrieval) for hit in retrieval.hits[:CLOSEST_MAX]] if answer.refusal else []
+
+
+class TermOut(BaseModel):
+    """A term of the question as it is looked up, and how much it tells: its inverse document frequency."""
+
+    term: str
+    idf: float
+
+
+class ArmOut(BaseModel):
+    """How one arm of the search saw a chunk: its place there, or null when the other arm alone found it, and its share.
+
+    The share is its score of this arm, from 0 for the least to 1 for the greatest among all candidates.
+    """
+
+    place: int | None
+    share: float
+
+
 class HitOut(BaseModel):
-    """A chunk as it was ranked. `place`, `page` and `lines` say where it stands, as those of a source do."""
+    """A chunk as it was ranked. `place`, `page` and `lines` say where it stands, as those of a source do.
+
+    `score` is `dense_weight` times the share of the `dense` arm, which ranks by `similarity`, plus the rest times that of the
+    `lexical` arm, which ranks by `bm25`; `terms` are those of the question that the chunk holds, the one that tells most first.
+    """
 
     document_id: int
     collection: str
@@ -263,10 +370,13 @@ class HitOut(BaseModel):
     score: float
     similarity: float
     bm25: float
+    dense: ArmOut
+    lexical: ArmOut
+    terms: list[TermOut]
     text: str
 
     @classmethod
-    def of(cls, hit: Hit) -> "HitOut":
+    def of(cls, hit: Hit, retrieval: Retrieval) -> "HitOut":
         """Show a hit."""
         place = place_of_hit(hit)
         return cls(
@@ -284,15 +394,38 @@ class HitOut(BaseModel):
             score=round(hit.score, 6),
             similarity=round(hit.cosine, 6),
             bm25=round(hit.bm25, 6),
+            dense=ArmOut(place=hit.dense_place, share=round(hit.dense_share, 6)),
+            lexical=ArmOut(place=hit.lexical_place, share=round(hit.lexical_share, 6)),
+            terms=[TermOut(term=term, idf=round(idf, 4)) for term, idf in retrieval.terms_of(hit).items()],
             text=hit.text,
         )
 
 
 class HitsOut(BaseModel):
-    """Chunks, best first."""
+    """Chunks, best first, as they were found at `as_of`. `pending` counts versions that were still in work then.
+
+    `phrases` and `excluded` are what the question says of its own words: `"this phrase"` stands in each chunk, `-this` in none.
+    """
 
     data: list[HitOut]
+    as_of: datetime
     pending: int
+    dense_weight: float
+    phrases: list[str]
+    excluded: list[str]
+
+    @classmethod
+    def of(cls, found: Found) -> "HitsOut":
+        """Show what was found."""
+        retrieval, filters = found.retrieval, found.filters
+        return cls(
+            data=[HitOut.of(hit, retrieval) for hit in retrieval.hits],
+            as_of=retrieval.as_of,
+            pending=retrieval.pending,
+            dense_weight=retrieval.dense_weight,
+            phrases=list(filters.phrases) if filters else [],
+            excluded=list(filters.excluded) if filters else [],
+        )
 
 
 class ProgressOut(BaseModel):
@@ -316,7 +449,7 @@ class ProgressOut(BaseModel):
 
 
 class DocumentOut(BaseModel):
-    """A document; `state` is its newest version's, `searchable` says whether a version of it answers."""
+    """A document; `state` is its newest version's, `searchable` says whether a version of it answers, and `tokens` are that one's."""
 
     id: int
     collection: str
@@ -328,6 +461,7 @@ class DocumentOut(BaseModel):
     version: int
     searchable: bool
     chunks: int | None
+    tokens: int | None
     file_bytes: int
     media_type: str | None
     detected_at: datetime
@@ -336,7 +470,7 @@ class DocumentOut(BaseModel):
     progress: ProgressOut | None
 
     @classmethod
-    def of(cls, row: DocumentRow, progress: Progress | None) -> "DocumentOut":
+    def of(cls, row: DocumentRow, progress: Progress | None, tokens: int | None) -> "DocumentOut":
         """Show a document."""
         return cls(
             id=row.id,
@@ -349,6 +483,7 @@ class DocumentOut(BaseModel):
             version=row.version,
             searchable=row.is_searchable,
             chunks=row.chunks,
+            tokens=tokens,
             file_bytes=row.file_bytes,
             media_type=row.media_type,
             detected_at=row.detected_at,

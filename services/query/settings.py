@@ -16,7 +16,8 @@ class QuerySettings(IntakeSettings):
     query_connections: int = Field(default=8, ge=1, le=200)
     query_concurrency: int = Field(default=16, ge=1, le=1000)
     query_waiting: int = Field(default=64, ge=0, le=10_000)
-    refusal_threshold: float = Field(default=0.24, ge=0, le=1)
+    # Unset is what fits the embedding model.
+    refusal_threshold: float | None = Field(default=None, ge=0, le=1)
     llm_model: str | None = None
     # The prompt and its answer fit together into 4,096 tokens, all that the smallest local servers read by default.
     llm_context_tokens: int = Field(default=3000, ge=1000, le=1_000_000)
@@ -24,4 +25,4 @@ class QuerySettings(IntakeSettings):
     llm_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] | None = None
     # Unset is what every model takes: some that reason refuse any value but their own.
     llm_temperature: float | None = Field(default=None, ge=0, le=2)
-    llm_fallback: Literal["extractive"] | None = None
+    llm_fallback: Literal["error", "extractive"] | None = None

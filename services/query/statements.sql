@@ -64,16 +64,12 @@ JOIN chunk_vector AS v ON v.collection_id = $2::integer AND v.model_id = $3::sma
 WHERE v.collection_id = ANY ($1::integer[])
 
 -- name: question_terms
--- The question's lexemes in collection $2 with their inverse document frequencies.
--- $1 scope int[] · $2 collection_id int · $3 question text
+-- The question's lexemes in each language of the collections, with the inverse document frequencies of their words.
+-- $1 scope int[] · $2 question text
 -- Rows: 0..n.
-SELECT t.lexeme, ln(1 + greatest(n.total - t.chunk_count + 0.5, 0.5) / (t.chunk_count + 0.5))::double precision AS idf
-FROM question_terms($2::integer, $3::text) AS t
-CROSS JOIN (
-  SELECT greatest(coalesce((SELECT chunk_count FROM collection_stat WHERE collection_id = $2::integer), 0), 1) AS total
-) AS n
-WHERE $2::integer = ANY ($1::integer[])
-ORDER BY t.lexeme
+SELECT t.lexeme, t.languages::text[] AS languages, t.word, t.idf
+FROM question_terms($1::integer[], $2::text) AS t
+ORDER BY t.word, t.lexeme
 
 -- name: get_hits
 -- Published chunks $3 of collection $2 with their place in the live version, and which of lexemes $4 they hold.
@@ -90,12 +86,24 @@ JOIN document_version AS v ON v.collection_id = p.collection_id AND v.id = p.ver
 JOIN collection AS k ON k.id = c.collection_id
 WHERE c.collection_id = ANY ($1::integer[]) AND c.collection_id = $2::integer AND c.id = ANY ($3::bigint[])
 
+-- name: list_beside
+-- What stands next to chunks $3 of collection $2 in the live versions of their documents.
+-- $1 scope int[] · $2 collection_id int · $3 chunk_ids bigint[]
+-- Rows: up to two per chunk.
+SELECT DISTINCT beside.chunk_id, d.id AS document_id
+FROM chunk_position AS own
+JOIN document AS d ON d.collection_id = own.collection_id AND d.live_version_id = own.version_id
+JOIN chunk_position AS beside ON beside.collection_id = own.collection_id AND beside.version_id = own.version_id
+  AND beside.ordinal IN (own.ordinal - 1, own.ordinal + 1)
+WHERE own.collection_id = ANY ($1::integer[]) AND own.collection_id = $2::integer AND own.chunk_id = ANY ($3::bigint[])
+  AND beside.chunk_id <> ALL ($3::bigint[])
+
 -- name: match_lexemes
 -- Which of lexemes $3 each of texts $1 holds, read in its language.
 -- $1 texts text[] · $2 languages text[] · $3 lexemes text[]
 -- Rows: one per text, in order.
 SELECT ARRAY(
-  SELECT word.lexeme FROM unnest(to_tsvector(t.language::regconfig, t.content)) AS word WHERE word.lexeme = ANY ($3::text[])
+  SELECT word.lexeme FROM unnest(text_lexemes(t.language::regconfig, t.content)) AS word WHERE word.lexeme = ANY ($3::text[])
 ) AS lexemes
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (content, language, place)
 ORDER BY t.place

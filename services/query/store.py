@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pgvector import HalfVector
 
+from services.query.bm25 import QuestionTerm
 from services.query.citations import Hit
 from services.query.fusion import Candidate, Ranked
 from shared.database import Connection, Session
@@ -23,6 +24,7 @@ _LIST_GRANTED = STATEMENTS["list_granted"]
 _RETRIEVE = STATEMENTS["retrieve"]
 _QUESTION_TERMS = STATEMENTS["question_terms"]
 _GET_HITS = STATEMENTS["get_hits"]
+_LIST_BESIDE = STATEMENTS["list_beside"]
 _MATCH_LEXEMES = STATEMENTS["match_lexemes"]
 _FRESHNESS = STATEMENTS["freshness"]
 _LIST_DOCUMENTS = STATEMENTS["list_documents"]
@@ -186,11 +188,12 @@ async def retrieve(
     return [Candidate(collection_id=collection.id, **row) for row in rows]
 
 
-async def question_terms(conn: Connection, scope: Sequence[int], collection_id: int, question: str) -> dict[str, float]:
-    """Return the question's lexemes with their inverse document frequencies."""
-    return {
-        row["lexeme"]: row["idf"] for row in await conn.fetch(_QUESTION_TERMS, list(scope), collection_id, question)
-    }
+async def question_terms(conn: Connection, scope: Sequence[int], question: str) -> list[QuestionTerm]:
+    """Return the question's lexemes in the languages of the collections, with the inverse document frequencies of their words."""
+    return [
+        QuestionTerm(row["lexeme"], frozenset(row["languages"]), row["word"], row["idf"])
+        for row in await conn.fetch(_QUESTION_TERMS, list(scope), question)
+    ]
 
 
 async def get_hits(
@@ -204,8 +207,29 @@ async def get_hits(
         fields["lexemes"] = frozenset(fields["lexemes"])
         fields["lines"] = tuple(fields["lines"])
         fields["page_turns"] = tuple(tuple(turn) for turn in json.loads(fields["page_turns"]))
-        hits.append(Hit(**fields, cosine=rank.candidate.cosine, bm25=rank.candidate.bm25, score=rank.score))
+        fields |= {
+            "cosine": rank.candidate.cosine,
+            "bm25": rank.candidate.bm25,
+            "score": rank.score,
+            "dense_share": rank.dense_share,
+            "lexical_share": rank.lexical_share,
+            "dense_place": rank.dense_place,
+            "lexical_place": rank.lexical_place,
+        }
+        hits.append(Hit(**fields))
     return hits
+
+
+async def get_beside(conn: Connection, scope: Sequence[int], collection_id: int, chunk_ids: Sequence[int]) -> list[Hit]:
+    """Return what stands next to some chunks in the live versions of their documents. It has no scores."""
+    rows = await conn.fetch(_LIST_BESIDE, list(scope), collection_id, list(chunk_ids))
+    unranked = {
+        row["chunk_id"]: Ranked(
+            Candidate(collection_id, row["chunk_id"], row["document_id"], 0.0, 0.0, is_lexical_hit=False), 0.0
+        )
+        for row in rows
+    }
+    return await get_hits(conn, scope, collection_id, unranked, []) if unranked else []
 
 
 async def match_lexemes(

@@ -6,7 +6,8 @@ read to its end ends with exactly one `done` or `error`.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from services.query.openai_errors import is_openai, request_id
 from services.query.problems import problem_of
 
 T = TypeVar("T")
@@ -27,15 +29,17 @@ EVENTS_HELD_MAX = 64
 KEEP_ALIVE_SECONDS = 15.0
 # A client that takes nothing for so long has left without saying so.
 SEND_SECONDS_MAX = 30.0
+# For how long a second event is waited for, where a failure is to be told as an ordinary error as long as that can be.
+SECOND_SECONDS_MAX = 2.0
 # What JSON leaves as it is and many clients take for the end of a line. Within JSON they stand in strings only.
 _LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
-    """One event: its name, and its data as JSON."""
+    """One event: its name, unless its reader knows none, and its data as JSON."""
 
-    name: str
+    name: str | None
     data: str
 
 
@@ -69,17 +73,34 @@ async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await end_tasks(working, leaving)
 
 
-async def open_stream(request: Request, events: AsyncGenerator[StreamEvent, None]) -> "EventStream":
-    """Begin to make events and return when the first is there.
+async def open_stream(
+    request: Request, events: AsyncGenerator[StreamEvent, None], *, waits_for_second: bool = False
+) -> "EventStream":
+    """Begin to make events and return when the first is there; `waits_for_second`: or, if it comes soon, the second.
 
-    Raises: what making the first one raised; ClientLeft when the client did not wait for it.
+    Raises: what making it raised; ClientLeft when the client did not wait for it.
     """
     production = _Production(events)
     try:
-        return EventStream(production, await unless_left(request, production.first()))
+        begun = await unless_left(request, _begin(production, waits_for_second=waits_for_second))
+        return EventStream(production, *begun, path=request.url.path)
     except BaseException:
         await production.stop()
         raise
+
+
+async def _begin(production: "_Production", *, waits_for_second: bool) -> list[StreamEvent | None]:
+    begun = [await production.first()]
+    if not waits_for_second or begun[0] is None:
+        return begun
+    try:
+        async with asyncio.timeout(SECOND_SECONDS_MAX):
+            second = await production.next()
+    except TimeoutError:
+        return begun
+    if isinstance(second, Exception):
+        raise second
+    return [*begun, second]
 
 
 class _Production:
@@ -123,10 +144,11 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, source: Source, first: StreamEvent | None) -> None:
+    def __init__(self, source: Source, *begun: StreamEvent | None, path: str = "") -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(self._encode(first), headers=headers)
+        super().__init__(self._encode(begun), headers=headers | (request_id() if is_openai(path) else {}))
         self._source = source
+        self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI's signature)
         """Send until the last event, or until the client has left."""
@@ -141,19 +163,23 @@ class EventStream(StreamingResponse):
             await end_tasks(sending, leaving)
             await self._source.stop()
 
-    async def _encode(self, first: StreamEvent | None) -> AsyncIterator[bytes]:
-        made: StreamEvent | Exception | None = first
+    async def _encode(self, begun: Sequence[StreamEvent | None]) -> AsyncIterator[bytes]:
+        made: StreamEvent | Exception | None = begun[0]
+        behind = deque(begun[1:])
         while isinstance(made, StreamEvent):
             yield format_sse_event(event=made.name, data_str=made.data.translate(_LINE_ENDS))
             while True:
                 try:
                     async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                        made = await self._source.next()
+                        made = behind.popleft() if behind else await self._source.next()
                     break
                 except TimeoutError:
                     yield KEEPALIVE_COMMENT
         if made is not None:
-            yield format_sse_event(event="error", data_str=bytes(problem_of(made).body).decode())
+            yield format_sse_event(
+                event=None if is_openai(self._path) else "error",
+                data_str=bytes(problem_of(made, self._path).body).decode(),
+            )
 
 
 def _bounded(send: Send) -> Send:

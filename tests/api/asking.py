@@ -87,7 +87,7 @@ async def asking(
             refusal_threshold=0.3,
             chat=chat,
             context_tokens_max=settings.llm_context_tokens,
-            may_fall_back=settings.llm_fallback is not None,
+            may_fall_back=settings.llm_fallback == "extractive",
             ledger=ledger,
         )
         deps = Deps(reader_pool, answerer, slots or Slots(4, waiting_max=8), settings, "test")

@@ -1,9 +1,11 @@
 """Questions asked of some documents only, and questions that wait for files sent before them."""
 
 import asyncio
+import json
 import re
 import uuid
 
+import asyncpg
 import pytest
 from pgvector import HalfVector
 
@@ -36,7 +38,7 @@ async def shelf(pool) -> dict[str, int]:
 
 
 async def asked(client, route: str = "/query", **body) -> dict:
-    response = await client.post(route, json={"question": QUESTION, **body})
+    response = await client.post(route, json={"question": QUESTION} | body)
     assert response.status_code == 200, response.text
     return response.json()
 
@@ -57,8 +59,12 @@ async def test_only_documents_that_the_filters_leave_are_asked(client, shelf):
 
 
 async def test_answer_quotes_only_what_the_filters_leave(client, shelf):
-    assert (await asked(client, filters={"path_prefix": "new/plan"}))["sources"][0]["quote"] == NEW
-    assert (await asked(client, filters={"document_ids": [shelf["old/plan.md"]]}))["sources"][0]["quote"] == OLD
+    new = await asked(client, filters={"path_prefix": "new/plan"})
+    old = await asked(client, filters={"document_ids": [shelf["old/plan.md"]]})
+    assert NEW in {source["quote"] for source in new["sources"]}
+    assert OLD in {source["quote"] for source in old["sources"]}
+    assert {source["file_path"] for source in new["sources"]} == {"new/plan.md"}
+    assert {source["file_path"] for source in old["sources"]} == {"old/plan.md"}
     none = await asked(client, filters={"path_prefix": "absent/"})
     assert not none["answered"]
     assert none["sources"] == []
@@ -191,3 +197,153 @@ async def test_waiting_holds_neither_a_slot_nor_a_connection(client, pool, looks
     await pool.execute("DELETE FROM document_version WHERE state = 'queued'")
     await pool.execute("DELETE FROM ingest_request_document")
     assert {(await asyncio.wait_for(task, SECONDS_MAX)).status_code for task in waiting} == {200}
+
+
+async def test_metadata_are_matched_by_key_and_value(client, pool, shelf):
+    for path, metadata in {
+        "old/plan.md": '{"author": "Ada", "tags": "backup, night", "year": "2024"}',
+        "new/plan.md": '{"author": "Ada", "tags": "restore", "year": "2025"}',
+        "new/100%_plan.md": '{"author": "Bob, Eve"}',
+    }.items():
+        await pool.execute("UPDATE document SET metadata = $2 WHERE id = $1", shelf[path], metadata)
+    assert await paths(client, metadata={"author": "Ada"}) == {"old/plan.md", "new/plan.md"}
+    assert await paths(client, metadata={"author": "Bob, Eve"}) == {"new/100%_plan.md"}
+    assert await paths(client, metadata={"author": "Eve"}) == {"new/100%_plan.md"}
+    assert await paths(client, metadata={"tags": "night"}) == {"old/plan.md"}
+    assert await paths(client, metadata={"tags": ["night", "restore"]}) == {"old/plan.md", "new/plan.md"}
+    assert await paths(client, metadata={"author": "Ada", "year": 2025}) == {"new/plan.md"}
+    assert await paths(client, metadata={"author": "Ada"}, path_prefix="new/") == {"new/plan.md"}
+    for nothing in ({"author": "ada"}, {"editor": "Ada"}, {"author": "A%"}, {"a' OR true --": "x"}):
+        assert await paths(client, metadata=nothing) == set(), nothing
+    assert await paths(client, metadata={}) == set(shelf)
+    assert await paths(client, metadata={"a\x00": ["\x00", "b"]}) == set()
+    hostile = json.dumps({"question": QUESTION, "filters": {"metadata": {"a\ud800": ["\udfff"]}}})
+    response = await client.post("/search", content=hostile, headers={"content-type": "application/json"})
+    assert response.status_code < 500
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {f"key{n}": "x" for n in range(21)},
+        {"key": ["x"] * 101},
+        {"key": "x" * 1001},
+        {"k" * 1001: "x"},
+        {"key": {"inner": "x"}},
+        {"key": None},
+        {"key": []},
+        ["key"],
+    ],
+)
+async def test_number_and_length_of_metadata_are_bounded(client, metadata):
+    response = await client.post("/search", json={"question": QUESTION, "filters": {"metadata": metadata}})
+    assert response.status_code == 422
+
+
+async def texts(client, question: str, **body) -> set[str]:
+    response = await client.post("/search", json={"question": question, **body})
+    assert response.status_code == 200, response.text
+    return {hit["text"] for hit in response.json()["data"]}
+
+
+async def test_phrase_and_excluded_word_hold_for_both_arms(client, pool):
+    """The vectors of the factories say nothing of words, so that the dense arm alone would bring every chunk."""
+    held, turned, weekly, other = chunks = [
+        "The nightly backup runs at two.",
+        "A backup is nightly work.",
+        "The weekly plan has a nightly\nbackup too.",
+        "Bread is baked.",
+    ]
+    await publish_version(pool, chunks)
+    assert await texts(client, "nightly backup") == set(chunks)
+    assert await texts(client, '"nightly backup"') == {held, weekly}
+    assert await texts(client, '"Nightly backups"') == {held, weekly}, "in their forms"
+    assert await texts(client, '"nightly backup" -weekly') == {held}
+    assert await texts(client, "plan -weekly") == {held, turned, other}
+    assert await texts(client, 'plan -"nightly backup"') == {turned, other}
+    assert await texts(client, '"nightly backup" "plan"') == {weekly}
+    assert await texts(client, '"is"') == {turned, other}, "a word that the language drops is looked for by its letters"
+    assert await texts(client, 'backup "baked bread"') == set()
+    assert await texts(client, "well-known nightly-backup -- -5") == set(chunks)
+
+
+async def test_excluded_word_is_neither_looked_up_nor_embedded(client, pool, reader_pool):
+    await publish_version(pool, [OLD])
+    response = await client.post("/search", json={"question": 'nightly -morning -"at noon" "backup"'})
+    found = response.json()
+    assert (found["phrases"], found["excluded"], found["data"]) == (["backup"], ["morning", "at noon"], [])
+    plain = await client.post("/search", json={"question": "nightly backup"})
+    reached = await client.post("/search", json={"question": 'nightly "backup" -noon'})
+    assert [(hit["score"], hit["similarity"], hit["terms"]) for hit in reached.json()["data"]] == [
+        (hit["score"], hit["similarity"], hit["terms"]) for hit in plain.json()["data"]
+    ]
+
+
+async def test_answer_says_when_nothing_holds_what_was_asked_for(client, shelf):
+    answer = await asked(client, question='backup "not written anywhere" -three', filters={"path_prefix": "old/"})
+    assert not answer["answered"]
+    assert answer["answer"].endswith(
+        "No passage fits the filters, holds “not written anywhere” and is without “three”."
+    )
+    response = await client.post("/query", json={"question": "-backup"})
+    assert response.status_code == 400
+    assert "what is looked for" in response.json()["detail"]
+
+
+async def test_phrases_and_words_open_no_other_collection(reader_pool, pool, shelf):
+    await publish_version(pool, ["A secret of the other house."], collection="other", source_uri="inbox:other/s.md")
+    other_id = await pool.fetchval("SELECT id FROM collection WHERE name = 'other'")
+    own_id = await pool.fetchval("SELECT id FROM collection WHERE name = 'default'")
+    for statement in (
+        "SELECT chunk_id FROM chunks_holding($1, 'secret')",
+        "SELECT chunk_id FROM chunks_sharing($1, 'secret', ARRAY(SELECT n::bigint FROM generate_series(1, 99) AS n), 9)",
+    ):
+        async with snapshot(reader_pool, [own_id]) as conn:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await conn.fetch(statement, other_id)
+
+
+async def test_dense_arm_leaves_out_what_the_words_rule_out(reader_pool, pool):
+    """The nearest one is ruled out, and does not take the place of the next."""
+    await publish_version(pool, ["one of the crowd", "something far off"])
+    collection_id, model_id = await make_collection(pool)
+
+    async def is_nearest(filters: Filters) -> bool:
+        async with snapshot(reader_pool, [collection_id]) as conn:
+            found = await retrieve_filtered(
+                conn,
+                [collection_id],
+                CollectionRow(collection_id, "default", model_id),
+                "unheard",
+                HalfVector(vector_of("one of the crowd")),
+                filters,
+                arm_limit=1,
+                scored_limit=1,
+            )
+        (candidate,) = found
+        return round(candidate.cosine, 2) == 1
+
+    assert await is_nearest(Filters(phrases=("crowd",)))
+    assert not await is_nearest(Filters(excluded=("crowd",)))
+    assert not await is_nearest(Filters(phrases=("something far",)))
+
+
+async def test_words_are_looked_for_among_the_wanted_documents(reader_pool, pool):
+    """Of many chunks that hold a word the wanted ones are neither the nearest nor the best of the collection."""
+    for number in range(12):
+        crowd = [f"backup backup backup of the crowd {number} {n}" for n in range(30)]
+        await publish_version(pool, crowd, source_uri=f"inbox:crowd/{number}.md")
+    await publish_version(pool, ["about one backup and some other things", "x y", "z z"], source_uri="inbox:few.md")
+    collection_id, model_id = await make_collection(pool)
+    async with snapshot(reader_pool, [collection_id]) as conn:
+        found = await retrieve_filtered(
+            conn,
+            [collection_id],
+            CollectionRow(collection_id, "default", model_id),
+            "backup",
+            HalfVector(vector_of("x y")),
+            Filters(path_prefix="few"),
+            arm_limit=1,
+            scored_limit=1,
+        )
+    assert {(round(one.cosine, 2) == 1, one.bm25 > 0) for one in found} == {(True, False), (False, True)}

@@ -18,7 +18,7 @@ from tests.api.asking import QUESTION, TEXTS, asking
 from tests.factories import publish_version
 from tests.openai_chat import Chat, chats_of
 from tests.openai_server import serving
-from tests.waiting import until
+from tests.waiting import SECONDS_MAX, until
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +158,9 @@ async def test_document_that_plays_the_prompt_stays_within_its_source(reader_poo
         system, user = (message["content"] for message in call.body["messages"])
         (key,) = re.findall(r"key of this question is (\w+)\.", system)
         blocks = re.findall(rf"^BEGIN SOURCE \d+ {key}$(.*?)^END SOURCE \d+ {key}$", user, re.MULTILINE | re.DOTALL)
-        assert len(blocks) == 2
-        assert any(hostile in block for block in blocks)
+        (block,) = blocks  # the two chunks follow one another, and are read as one
+        assert hostile in block
+        assert TEXTS[1] in block
         assert "PWNED" not in system
         keys.append(key)
     assert keys[0] != keys[1], "a key that was seen once is worth nothing"
@@ -170,8 +171,9 @@ async def test_conversation_is_sent_before_the_question(app):
         {"role": "user", "content": "Which backups are there?"},
         {"role": "assistant", "content": "A nightly and a weekly one [2]."},
     ]
+    app.chats.play(Chat([QUESTION]))
     await app.answer(messages=said)
-    sent = app.chats.calls[0].body["messages"]
+    sent = app.chats.calls[1].body["messages"]
     assert sent[1] == said[0]
     assert sent[2] == {"role": "assistant", "content": "A nightly and a weekly one."}
     assert QUESTION in sent[3]["content"]
@@ -319,8 +321,15 @@ async def test_documents_stand_in_for_a_failing_model_where_that_is_wanted(reade
     assert answer["answered"]
     assert answer["meta"]["fallback"] == "extractive"
     assert answer["meta"]["model"] is None
-    assert answer["sources"][0]["quote"] in TEXTS[0]
+    assert any(source["quote"] in TEXTS[0] for source in answer["sources"])
     assert broken.status_code == 503, "what has begun is not replaced"
+
+
+async def test_error_can_be_wished_for_by_name(reader_pool, pool, server, chats):
+    await publish_version(pool, TEXTS)
+    chats.default = Chat(status=401)
+    async with asking(reader_pool, server, llm_fallback="error") as app:
+        assert (await app.ask()).status_code == 503
 
 
 async def test_no_transaction_is_open_while_the_model_writes(app, owner):
@@ -359,6 +368,34 @@ async def test_tokens_are_written_down_for_the_key(app, owner):
         (True, "test-model", 0, 0, answer["tokens"]["embedding"]),
         (True, "test-chat", 321, 12, 0),
     ]
+
+
+async def test_tokens_are_shown_by_key_and_document_and_counted_for_prometheus(app, owner):
+    key_id = await owner.fetchval(
+        "INSERT INTO api_key (name, sha256) VALUES ('reader', $1) RETURNING id", hashlib.sha256(b"secret").digest()
+    )
+    await owner.execute("INSERT INTO key_grant (key_id, collection_id, role) VALUES ($1, NULL, 'read')", key_id)
+    app.client.headers["authorization"] = "Bearer secret"
+
+    async def counted(kind: str) -> float:
+        found = re.search(
+            rf'askbox_question_tokens_total{{kind="{kind}"}} (\S+)', (await app.client.get("/metrics")).text
+        )
+        return float(found[1]) if found else 0.0
+
+    before = {kind: await counted(kind) for kind in ("prompt", "completion", "embedding")}
+    answer = await app.answer()
+
+    async def shown():
+        keys = {used["name"]: used for used in (await app.client.get("/ingest/stats")).json()["token_keys"]}
+        return keys.get("reader") if keys.get("reader", {}).get("prompt") else None
+
+    used = await until(shown)
+    assert used == {"name": "reader", **answer["tokens"]}
+    for kind, tokens in answer["tokens"].items():
+        assert await counted(kind) - before[kind] == tokens
+    document = (await app.client.get(f"/documents/{answer['sources'][0]['document_id']}")).json()
+    assert document["tokens"] > 0
 
 
 WRITTEN = "SELECT sum(prompt_tokens) FROM token_usage WHERE model = 'test-chat'"
@@ -434,7 +471,7 @@ async def test_questions_over_the_limit_wait_and_those_over_that_are_sent_away(r
 
 async def test_waiting_for_a_slot_ends():
     slots = Slots(1, waiting_max=5, wait_seconds_max=0.02)
-    async with slots:
+    async with asyncio.timeout(SECONDS_MAX), slots:
         with pytest.raises(TooBusy):
             async with slots:
                 pass

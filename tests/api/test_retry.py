@@ -54,7 +54,7 @@ async def stage_waiting(pool: asyncpg.Pool, texts: list[str]) -> None:
     async with pool.acquire() as conn, conn.transaction():
         await queue.hold_lease(conn, job.lease_id)
         assert await begin_parsing(conn, key)
-        await stage_chunks(conn, key, make_chunks(texts), language="english", path_words="note")
+        await stage_chunks(conn, key, make_chunks(texts), languages=["english"] * len(texts), path_words="note")
         await queue.complete_jobs(conn, job.lease_id, [job.id])
         await finish_staging(conn, key, ParsedHead("text/plain", None, {}, 0))
         await insert_embed_jobs(conn, key, model_id)

@@ -66,8 +66,8 @@ async def test_events_come_in_order_and_make_up_the_answer(app):
     assert names[-3:] == ["citations", "usage", "done"]
     data = dict(events)
     assert text_of(events) == data["done"]["answer"] == "The backup runs at two [1]."
-    assert [source["index"] for source in data["sources"]["sources"]] == [1, 2, 3]
-    assert {source["quote"] for source in data["sources"]["sources"]} == set(TEXTS)
+    (offered,) = data["sources"]["sources"]  # three chunks that follow one another
+    assert (offered["index"], offered["quote"] in TEXTS) == (1, True)
     assert data["citations"]["sources"] == data["done"]["sources"]
     assert [source["index"] for source in data["done"]["sources"]] == [1]
     assert data["usage"]["tokens"] == data["done"]["tokens"]
@@ -241,11 +241,12 @@ async def test_client_that_leaves_without_streaming_ends_the_call_too(real):
     await until(lambda: is_free(real))
 
 
-async def test_client_that_leaves_the_queue_takes_no_slot(real):
+@pytest.mark.parametrize("route", ["/query", "/query/stream", "/search"])
+async def test_client_that_leaves_the_queue_takes_no_slot(real, route):
     real.chats.play(Chat(hold_at=0))
     first = asyncio.create_task(real.ask())
     await until(lambda: asyncio.sleep(0, real.chats.calls))
-    second = asyncio.create_task(real.client.post("/query/stream", json={"question": QUESTION}))
+    second = asyncio.create_task(real.client.post(route, json={"question": QUESTION}))
     await until(lambda: asyncio.sleep(0, real.deps.concurrency._waiting == 1))
     second.cancel()
     await asyncio.gather(second, return_exceptions=True)

@@ -22,7 +22,7 @@ from tests.api.asking import SOCKET_BYTES, served
 from tests.api.conftest import make_deps
 from tests.api.test_keys import bearer
 from tests.factories import HashModel, arrive, claim, make_collection, publish_version, stage_version
-from tests.waiting import until
+from tests.waiting import SECONDS_MAX, until
 
 TEXTS = [f"Text number {number} of the handbook." for number in range(10)]
 
@@ -68,12 +68,13 @@ class Live:
     async def next(self) -> tuple[str, Any] | None:
         """Return the next event's name and data, or None at the end."""
         name = ""
-        async for line in self._lines:
-            self.comment_count += line.startswith(":")
-            if line.startswith("event: "):
-                name = line.removeprefix("event: ")
-            if line.startswith("data: "):
-                return name, json.loads(line.removeprefix("data: "))
+        async with asyncio.timeout(SECONDS_MAX):  # a stream that goes on and says nothing
+            async for line in self._lines:
+                self.comment_count += line.startswith(":")
+                if line.startswith("event: "):
+                    name = line.removeprefix("event: ")
+                if line.startswith("data: "):
+                    return name, json.loads(line.removeprefix("data: "))
         return None
 
     async def until(self, is_so: Any) -> Any:
@@ -288,6 +289,28 @@ async def test_who_comes_and_goes_all_the_time_is_not_looked_for_more_often(real
         await asyncio.gather(asking, return_exceptions=True)
         await until(lambda: asyncio.sleep(0, deps.watch._looking is None))
     assert began[-1] - began[0] > 2 * watch.LOOK_SECONDS, "five looks take four times as long"
+
+
+async def test_look_that_takes_long_is_followed_by_a_rest_of_several_times_as_long(real, pool, monkeypatch):
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.0)
+    took: list[float] = []
+    began: list[float] = []
+    look = watch.look
+
+    async def slow(*asked: Any) -> Any:
+        began.append(time.monotonic())
+        seen = await look(*asked)
+        await asyncio.sleep(0.05)
+        took.append(time.monotonic() - began[-1])
+        return seen
+
+    monkeypatch.setattr(watch, "look", slow)
+    await make_collection(pool)
+    async with watching(real) as live:
+        await live.next()
+        await until(lambda: asyncio.sleep(0, len(began) == 4))
+    for number in range(3):
+        assert began[number + 1] - began[number] >= (1 + watch.REST_RATIO) * took[number] - 0.01
 
 
 async def test_viewer_who_takes_nothing_holds_up_nobody_and_is_left(real, pool, deps, monkeypatch):

@@ -3,6 +3,7 @@
 import itertools
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from services.query.citations import (
     Hit,
     Sentence,
     cite,
+    in_reading_order,
     render,
     sentences_of,
 )
@@ -142,8 +144,36 @@ def test_documents_stand_as_their_best_sentence_and_sentences_as_in_the_document
 ) -> None:
     hits, chosen = drawn
     documents = list(dict.fromkeys(hits[s.hit_index].document_id for s in chosen))
-    order = [(documents.index(c.hit.document_id), c.char_start) for c in cite(hits, chosen)]
+    order = [(documents.index(c.hit.document_id), c.char_start) for c in in_reading_order(cite(hits, chosen))]
     assert order == sorted(order)
+
+
+@settings(max_examples=100)
+@given(_chosen())
+def test_citations_are_numbered_as_they_were_chosen(drawn: tuple[list[Hit], list[Sentence]]) -> None:
+    hits, chosen = drawn
+    places = [(hits[s.hit_index].document_id, hits[s.hit_index].char_start + s.start) for s in chosen]
+    citations = cite(hits, chosen)
+    assert [(c.hit.document_id, c.char_start) for c in citations] == list(dict.fromkeys(places))
+    for count in range(len(chosen)):
+        fewer = cite(hits, chosen[:count])
+        assert fewer == citations[: len(fewer)], "what an answer says of its sources bears their numbers"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "text", "quoted"),
+    [
+        ("Staff\nName | Room | Phone", "Name | Room | Phone\nAda | 12 | 4711", ["Ada | 12 | 4711"]),
+        ("Staff\nname | room | phone", "NAME |  Room | Phone\nAda | 12 | 4711", ["Ada | 12 | 4711"]),
+        ("Staff", "| Name | Room |\n| --- | :-: |\n| Ada L | 12 |", ["| Ada L | 12 |"]),
+        ("Staff", "| Name | Room |\n|---|---|", []),
+        ("Staff\nName | Room | Phone", "Name | Room | 4711", ["Name | Room | 4711"]),
+        ("Staff", "| Name | Room |\n| Ada L | 12 |", ["| Name | Room |", "| Ada L | 12 |"]),
+    ],
+)
+def test_names_of_columns_are_no_answer(prefix: str, text: str, quoted: list[str]) -> None:
+    hit = replace(_hit(1, 1, 0, text), title="Staff", prefix=prefix)
+    assert [sentence.text for sentence in sentences_of([hit])] == quoted
 
 
 @settings(max_examples=100)

@@ -113,6 +113,51 @@ def test_note_of_an_answer_is_printed(server: Server) -> None:
     assert run("ask", "when").strip() == "At two."
 
 
+HIT = {
+    "collection": "default",
+    "file_path": "plan.md",
+    "heading": "Nightly",
+    "place": "lines 3–4",
+    "context": None,
+    "char_start": 0,
+    "char_end": 30,
+    "score": 0.825,
+    "similarity": 0.61234,
+    "bm25": 4.5,
+    "dense": {"place": 2, "share": 0.75},
+    "lexical": {"place": None, "share": 0.9643},
+    "terms": [{"term": "nightli", "idf": 3.21}, {"term": "backup", "idf": 1.0}],
+    "text": "The nightly backup runs at two.",
+}
+
+
+def test_search_shows_why_a_passage_stands_where_it_does(server: Server) -> None:
+    server.answers.append({"data": [HIT], "dense_weight": 0.65, "pending": 0})
+    shown = " ".join(
+        run("search", "nightly", "backup", "--filter", "tag=a", "--filter", "tag=b", "--path", "x/").split()
+    )
+    assert "0.825 plan.md › Nightly, lines 3–4" in shown
+    assert "= 0.65 × 0.750 meaning (place 2, cosine 0.612) + 0.35 × 0.964 words" in shown
+    assert "(not among its best, bm25 4.50: nightli 3.2, backup 1.0)" in shown
+    ((_, path, body),) = server.asked
+    assert path == "/search"
+    assert body["filters"] == {"metadata": {"tag": ["a", "b"]}, "path_prefix": "x/"}
+
+
+def test_refusal_says_why_and_shows_what_comes_closest(server: Server) -> None:
+    meta = {"note": None, "pending": 0, "refusal": {"words": "the closest passage is too far"}}
+    server.answers.append({"answer": "Not found.", "sources": [], "closest": [HIT], "meta": meta})
+    shown = run("ask", "when")
+    assert shown.index("too far") < shown.index("closest, but no answer:") < shown.index("plan.md")
+    assert "The nightly backup runs at two." in shown
+
+
+def test_filter_without_a_value_is_wrong_usage(server: Server) -> None:
+    for given in ("tag", "=x"):
+        assert CliRunner().invoke(app, ["ask", "when", "--filter", given]).exit_code == 2
+    assert not server.asked
+
+
 def test_console_imports_only_what_most_commands_need() -> None:
     script = "import sys, services.console.__main__; print(' '.join(sys.modules))"
     imported = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()

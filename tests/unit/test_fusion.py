@@ -1,12 +1,13 @@
 """Two scores become one ranking."""
 
 import itertools
+from dataclasses import replace
 from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.query.fusion import Candidate, fuse, normalise
+from services.query.fusion import DEFAULT_TUNING, Candidate, fuse, normalise, tuning_of
 
 _GRID = st.integers(-20, 20).map(lambda step: step / 20)
 
@@ -122,3 +123,31 @@ def test_dense_weight_shifts_the_ranking_between_the_arms() -> None:
 def test_score_is_the_weighted_sum_of_both_arms() -> None:
     ranked = fuse([_candidate(1, 0.0, 4.0), _candidate(2, 0.5, 1.0), _candidate(3, 1.0, 0.0)], dense_weight=0.5)
     assert {r.candidate.chunk_id: r.score for r in ranked} == {1: 0.5, 2: 0.375, 3: 0.5}
+
+
+def test_places_are_those_in_the_arms_that_found_a_candidate() -> None:
+    near, wordy, both = _candidate(1, 0.9, 0.0), _candidate(2, 0.1, 7.0), _candidate(3, 0.5, 1.0)
+    pool = [replace(near, is_lexical_hit=False), wordy, both]
+    told = {r.candidate.chunk_id: (r.dense_place, r.lexical_place) for r in fuse(pool, arm_limit=2)}
+    assert told == {1: (1, None), 2: (None, 1), 3: (2, 2)}
+
+
+def test_each_collection_has_its_own_arm() -> None:
+    far = [replace(_candidate(chunk_id, chunk_id / 10, 0.0), collection_id=2) for chunk_id in (1, 2)]
+    near = [_candidate(chunk_id, 0.5 + chunk_id / 10, 0.0) for chunk_id in (1, 2)]
+    found = [r.candidate.collection_id for r in fuse([*far, *near], arm_limit=1) if r.dense_place is not None]
+    assert sorted(found) == [1, 2]
+
+
+@settings(max_examples=100)
+@given(_candidates(), st.floats(0, 1))
+def test_score_is_explained_by_the_shares(candidates: list[Candidate], weight: float) -> None:
+    for ranked in fuse(candidates, dense_weight=weight):
+        assert ranked.score == weight * ranked.dense_share + (1 - weight) * ranked.lexical_share
+
+
+def test_weight_and_threshold_are_those_of_the_model_wherever_it_lies() -> None:
+    tuned = tuning_of("all-MiniLM-L6-v2")
+    assert tuning_of("sentence-transformers/all-MiniLM-L6-v2") == tuned
+    assert tuning_of("/models/all-MiniLM-L6-v2/") == tuned
+    assert tuning_of("openai:text-embedding-3-small") == DEFAULT_TUNING != tuned

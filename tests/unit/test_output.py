@@ -46,3 +46,18 @@ def test_json_holds_the_same_text_and_nothing_that_a_terminal_obeys(capsys: pyte
 def test_source_is_shown_with_its_place(collection: str, place: str | None, shown: str) -> None:
     source = {"collection": collection, "file_path": "handbook/backup.md", "heading": "Backups", "place": place}
     assert place_of(source | {"char_start": 11, "char_end": 70}).plain == shown
+
+
+@pytest.mark.parametrize(
+    ("heading", "place", "shown"),
+    [
+        ("Q3", "sheet Q3, row 17", "a.xlsx, sheet Q3, row 17"),
+        ("Q3", "sheet Q3", "a.xlsx, sheet Q3"),
+        ("Q3", "sheet Q31, row 17", "a.xlsx › Q3, sheet Q31, row 17"),
+        ("Q3", "sheets Q3–Q4", "a.xlsx › Q3, sheets Q3–Q4"),
+        ("", "sheet Q3, row 17", "a.xlsx, sheet Q3, row 17"),
+    ],
+)
+def test_sheet_is_named_once(heading: str, place: str, shown: str) -> None:
+    source = {"collection": "default", "file_path": "a.xlsx", "heading": heading, "place": place}
+    assert place_of(source | {"char_start": 0, "char_end": 7}).plain == f"{shown}  (characters 0–7)"

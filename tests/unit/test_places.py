@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from services.query.citations import Citation, Hit
 from services.query.places import Place, place_of, place_of_hit, place_of_quote
 from services.query.quotes import cite_claims
+from services.query.reading import alone
 
 TEXT = "First line of it.\nSecond line of it.\nThird line of it."
 FIRST, SECOND, THIRD = (TEXT.index(word) for word in ("First", "Second", "Third"))
@@ -86,7 +87,7 @@ def test_chunk_is_placed_in_words_and_numbers(given, words, lines) -> None:
 )
 def test_quote_is_placed_where_it_stands_and_not_where_its_chunk_begins(given, place) -> None:
     one = hit(**given)
-    (citation,) = cite_claims("", [one], {1: "second"}, [1])
+    (citation,) = cite_claims("", [alone(one)], {1: "second"}, [1])
     assert citation.quote == "Second line of it."
     assert place_of_quote(citation) == place
 

@@ -12,6 +12,7 @@ from services.query.citations import Hit
 from services.query.markers import NOT_IN_SOURCES
 from services.query.prompt import Prompt, Turn, build
 from services.query.quotes import cite_claims, whole
+from services.query.reading import Passage, alone
 from shared.errors import RequestError
 
 KEY = "00c0ffee00c0ffee"
@@ -53,7 +54,8 @@ def count(text: str) -> int:
 
 def prompt_of(hits, *, question="When does it run?", history=(), tokens_max=100_000, keys=(KEY,)) -> Prompt:
     drawn = itertools.chain(keys, itertools.repeat(KEY))
-    return build(question, hits, history, draw_key=lambda: next(drawn), count=count, tokens_max=tokens_max)
+    found = [alone(one) for one in hits]
+    return build(question, found, history, draw_key=lambda: next(drawn), count=count, tokens_max=tokens_max)
 
 
 def sources_in(prompt: Prompt, key: str = KEY) -> list[tuple[str, str]]:
@@ -136,14 +138,14 @@ def test_prompt_keeps_its_budget_and_cuts_nothing(sizes: list[int], room: int) -
         return
     assert sum(count(turn.content) for turn in prompt.turns) <= prompt.tokens <= room
     assert [body for _, body in sources_in(prompt)] == [
-        f"Document: Backups\n\n{offered.text}" for offered in prompt.offered
+        f"Document: Backups\n\n{offered.hit.text}" for offered in prompt.offered
     ]
-    assert prompt.offered == [one for one in hits if one in prompt.offered], "in rank order"
+    assert prompt.offered == [alone(one) for one in hits if alone(one) in prompt.offered], "in rank order"
 
 
 def test_source_too_long_for_the_room_leaves_it_to_the_next() -> None:
     hits = [hit("word " * 1000), hit("It is short.", number=2)]
-    assert prompt_of(hits, tokens_max=400).offered == hits[1:]
+    assert prompt_of(hits, tokens_max=400).offered == [alone(one) for one in hits[1:]]
 
 
 def test_question_that_leaves_no_room_is_refused() -> None:
@@ -163,16 +165,59 @@ def test_latest_turns_are_kept_whole_and_lose_their_markers() -> None:
 
 def test_quote_is_the_sentence_that_the_claim_repeats() -> None:
     text = "The office opens at nine. The backup runs at two in the morning. It is encrypted with age."
-    (citation,) = cite_claims("when?", [hit(text)], {1: "Backups run at two in the morning"}, [1])
+    (citation,) = cite_claims("when?", [alone(hit(text))], {1: "Backups run at two in the morning"}, [1])
     assert citation.quote == "The backup runs at two in the morning."
     assert text[citation.char_start - 100 : citation.char_end - 100] == citation.quote
 
 
 def test_quote_is_the_whole_chunk_where_no_sentence_fits() -> None:
-    offered = [hit("x = 1"), hit("Ganz andere Worte stehen hier.", number=2)]
+    offered = [alone(hit("x = 1")), alone(hit("Ganz andere Worte stehen hier.", number=2))]
     assert cite_claims("when?", offered, {1: "It is one"}, [2, 1]) == whole(offered)
 
 
 def test_citations_keep_the_numbers_of_the_prompt() -> None:
-    offered = [hit(f"Fact number {n} is written here.", number=n) for n in range(1, 6)]
+    offered = [alone(hit(f"Fact number {n} is written here.", number=n)) for n in range(1, 6)]
     assert [citation.index for citation in cite_claims("", offered, {}, [4, 2])] == [2, 4]
+
+
+def beside(text: str, ordinal: int, **given) -> Hit:
+    """One of three chunks of a document, 100 characters apart."""
+    return replace(
+        hit(text, **given),
+        chunk_id=ordinal,
+        ordinal=ordinal,
+        char_start=100 * ordinal,
+        char_end=100 * ordinal + len(text),
+    )
+
+
+def test_passage_is_written_whole_with_its_neighbours_and_the_other_places_of_its_text() -> None:
+    before, own, after = (
+        beside("Before it.", 0),
+        beside("It runs at two.", 1),
+        beside("After it.", 2, heading="Restore"),
+    )
+    twin = replace(hit("It runs at two.", number=9, title="Copy"), chunk_id=9)
+    wide = Passage(own, (before, own, after), (own,), (twin,))
+    prompt = build("When?", [wide], (), draw_key=lambda: KEY, count=count, tokens_max=1000)
+    ((number, body),) = sources_in(prompt)
+    assert number == "1"
+    assert body == "Document: Backups\nAlso in: Copy\n\nBefore it.\n\nIt runs at two.\n\nHeading: Restore\nAfter it."
+
+
+def test_neighbours_give_way_when_there_is_no_room_for_them() -> None:
+    before, own = beside("word " * 300, 0), beside("It runs at two.", 1)
+    wide = Passage(own, (before, own), (own,))
+    prompt = build("When?", [wide], (), draw_key=lambda: KEY, count=count, tokens_max=450)
+    assert prompt.offered == [alone(own)]
+    long = beside("word " * 300, 2)
+    joined = Passage(own, (own, long), (own, long))
+    prompt = build("When?", [joined], (), draw_key=lambda: KEY, count=count, tokens_max=450)
+    assert prompt.offered == [alone(own)], "of hits that follow one another each that fits"
+
+
+def test_quote_of_what_stands_beside_a_hit_has_its_own_place() -> None:
+    own, after = beside("The backup is described here.", 1), beside("It runs at two in the morning.", 2)
+    (citation,) = cite_claims("when?", [Passage(own, (own, after), (own,))], {1: "It runs at two in the morning"}, [1])
+    assert citation.quote == after.text
+    assert (citation.hit, citation.char_start, citation.char_end) == (after, 200, 230)

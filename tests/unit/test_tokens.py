@@ -17,6 +17,7 @@ from shared.tokens import (
     ModelTokenizer,
     Tokenizer,
     model_folder,
+    open_chat_tokenizer,
     open_tokenizer,
     prepare_tokenizer,
     vector_dimension,
@@ -198,3 +199,32 @@ def test_estimate_is_rather_too_high(tokenizer: Tokenizer, text: str) -> None:
 def test_estimate_never_exceeds_the_bytes(text: str) -> None:
     (estimated,) = EstimatingTokenizer(512).count([text])
     assert 2 <= estimated <= 2 + len(text.encode("utf-8", "replace"))
+
+
+@pytest.mark.skipif(not ENCODINGS.is_dir(), reason="needs OpenAI's token tables")
+@pytest.mark.usefixtures("encoding_path")
+def test_chat_model_is_counted_with_its_own_encoding(tmp_path: Path) -> None:
+    opened = open_chat_tokenizer(remote_settings(tmp_path, tiktoken_cache_dir=ENCODINGS), "gpt-4-turbo")
+    assert opened is not None
+    assert opened.count(["hello world"]) == [2]
+
+
+@pytest.mark.usefixtures("encoding_path")
+def test_chat_model_whose_encoding_never_arrives_or_is_not_known_is_estimated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    released = threading.Event()
+    asked: list[str] = []
+
+    def hang(source: str) -> bytes:
+        asked.append(source)
+        released.wait(30)
+        raise OSError
+
+    monkeypatch.setattr("tiktoken.load.read_file", hang)
+    monkeypatch.setattr(tokens, "FETCH_SECONDS_MAX", 0.2)
+    assert open_chat_tokenizer(remote_settings(tmp_path), "qwen3:4b") is None
+    assert asked == []
+    assert open_chat_tokenizer(remote_settings(tmp_path), "gpt-4-turbo") is None
+    assert [record.getMessage() for record in caplog.records] == ["tokens_estimated"]
+    released.set()

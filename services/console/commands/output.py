@@ -41,9 +41,15 @@ def place_of(source: dict[str, Any]) -> Text:
         f"{source['collection']}/" if source["collection"] not in ("default", source["file_path"].split("/")[0]) else ""
     )
     place.append(source["file_path"], style="bold")
-    if source["heading"]:
+    if source["heading"] and not _names_its_sheet(source):
         place.append(f" › {source['heading']}")
     if source["place"]:
         place.append(f", {source['place']}")
     place.append(f"  (characters {source['char_start']}–{source['char_end']})", style="dim")
     return place
+
+
+def _names_its_sheet(source: dict[str, Any]) -> bool:
+    """Whether the heading is the name of the sheet, which the place says again."""
+    sheet = f"sheet {source['heading']}"
+    return source["place"] is not None and (source["place"] == sheet or source["place"].startswith(f"{sheet}, "))

@@ -7,6 +7,7 @@ from starlette.responses import StreamingResponse
 
 from services.query import ingest_store, store
 from services.query.access import Access, Role
+from services.query.accounts import count_document_tokens
 from services.query.deps import AccessParam, Deps, DepsParam, KeyFirst
 from services.query.ingest_schema import (
     DeadLetterOut,
@@ -50,9 +51,9 @@ async def documents(
             conn, scope, collection=collection, state=state, after_id=after, limit=limit + 1
         )
         progress = await find_progress(conn, scope, [(row.version, row.state) for row in rows])
-    return DocumentsOut(
-        data=[DocumentOut.of(row, progress.get(row.version)) for row in rows[:limit]], has_more=len(rows) > limit
-    )
+        tokens = await count_document_tokens(conn, scope, [row.id for row in rows])
+    data = [DocumentOut.of(row, progress.get(row.version), tokens.get(row.id)) for row in rows[:limit]]
+    return DocumentsOut(data=data, has_more=len(rows) > limit)
 
 
 @router.get("/documents/{document_id}", summary="Show one document")
@@ -62,7 +63,8 @@ async def document(document_id: int, deps: DepsParam, access: AccessParam) -> Do
     scope = [row.collection_id]
     async with snapshot(deps.pool, scope) as conn:
         progress = await find_progress(conn, scope, [(row.version, row.state)])
-    return DocumentOut.of(row, progress.get(row.version))
+        tokens = await count_document_tokens(conn, scope, [document_id])
+    return DocumentOut.of(row, progress.get(row.version), tokens.get(row.id))
 
 
 @router.delete(

@@ -8,9 +8,10 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
 from services.query import ingest_store, store
+from services.query.accounts import sum_tokens_by_key
 from services.query.deps import AccessParam, Deps, DepsParam, access_of
 from services.query.health import SECONDS_MAX, health
-from services.query.ingest_schema import StageOut, StatsOut, TokenSumsOut
+from services.query.ingest_schema import KeyTokensOut, StageOut, StatsOut, TokenSumsOut
 from services.query.problems import unavailable
 from services.query.retrieve import snapshot
 from services.query.schema import file_path
@@ -29,7 +30,9 @@ async def stats(deps: DepsParam, access: AccessParam) -> StatsOut:
     async with snapshot(deps.pool, scope) as conn:
         states = await store.count_states(conn, scope)
         work = await store.count_work(conn, scope)
-        tokens = await ingest_store.sum_tokens(conn, scope, access.key_id, is_everybody=access.everywhere is not None)
+        is_everybody = access.everywhere is not None
+        tokens = await ingest_store.sum_tokens(conn, scope, access.key_id, is_everybody=is_everybody)
+        token_keys = await sum_tokens_by_key(conn, access.key_id, is_everybody=is_everybody)
     return StatsOut(
         pending_documents=sum(states.get(state, 0) for state in ("queued", "parsing", "embedding")),
         pending_embeddings=sum(work.stages.get("embed", {}).values()),
@@ -40,6 +43,7 @@ async def stats(deps: DepsParam, access: AccessParam) -> StatsOut:
         chunks=work.chunks,
         truncated_inputs=work.truncated_inputs,
         tokens=TokenSumsOut(chunks=work.chunk_tokens, **asdict(tokens)),
+        token_keys=[KeyTokensOut(**asdict(used)) for used in token_keys],
     )
 
 

@@ -1,6 +1,6 @@
-"""`make bench`: figures of the real pipeline as ratios within one run, and ranking quality. Nothing here is a timed test.
+"""`make bench`: figures of the real pipeline as ratios within one run. Nothing here is a timed test.
 
-`python -m tests.bench [rate] [freshness] [ranking] [index] [linear] [parse] [large]` runs some of it.
+`python -m tests.bench [rate] [freshness] [index] [linear] [parse] [large]` runs some of it; for ranking see `tests.eval`.
 """
 
 import shutil
@@ -14,7 +14,6 @@ import asyncpg
 
 from tests.conftest import SHARED
 from tests.e2e.harness import Askbox
-from tests.eval.retrieval import drop, evaluate, load_collection
 
 PAGES = SHARED / "documents" / "fastapi" / "docs" / "en" / "docs"
 FRESHNESS_ROUNDS = 30
@@ -109,23 +108,6 @@ def freshness(folder: Path) -> None:
     print(f"  p50 {statistics.median(ordered):.0f} ms, p95 {ordered[int(0.95 * len(ordered))]:.0f} ms")
 
 
-def ranking(folder: Path) -> None:
-    """SciFact's test questions through the inbox and HTTP."""
-    source = SHARED / "eval" / "scifact"
-    if not source.is_dir():
-        print(f"ranking: skipped, {source} is not here")
-        return
-    collection = load_collection(source)
-    box = Askbox(folder, None)
-    box.start()
-    drop(box, collection)
-    box.wait_until_drained(DRAIN_SECONDS_MAX, documents=len(collection.documents))
-    score = evaluate(box, collection)
-    box.stop()
-    print(f"ranking: SciFact test, {len(collection.questions)} questions, {len(collection.documents)} documents")
-    print(f"  nDCG@10 {score:.4f} (all-MiniLM-L6-v2 alone, published: 0.645)")
-
-
 def index(folder: Path) -> None:
     """What a large collection's indexes cost and give, beside a small collection without."""
     import asyncio
@@ -165,7 +147,7 @@ def large(folder: Path) -> None:
 
 def main() -> None:
     """Run the named parts, or all."""
-    parts = {part.__name__: part for part in (rate, freshness, ranking, index, linear, parse, large)}
+    parts = {part.__name__: part for part in (rate, freshness, index, linear, parse, large)}
     for name in sys.argv[1:] or parts:
         folder = Path(tempfile.mkdtemp(prefix="askbox-bench-"))
         folder.chmod(0o755)

@@ -41,7 +41,9 @@ FAULTS: tuple[str, ...] = (
 )
 # Then those of files that are in motion, too many, or of authors who mean harm: run when they are named.
 FILES: tuple[str, ...] = ("uploads", "motion", "flood", "hostile")
-PARTS = FAULTS + FILES
+# And those who ask.
+QUESTIONS: tuple[str, ...] = ("leavers",)
+PARTS = FAULTS + FILES + QUESTIONS
 RESULTS = Path(__file__).with_name("results.json")
 EXIT_TERMINATED = 128 + signal.SIGTERM
 PART_SECONDS_MAX = 2400

@@ -10,8 +10,8 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "attachments: an older version of the mail says nothing",
         ATTACHING,
-        "    if holder.is_overtaken or is_too_deep or",
-        "    if is_too_deep or",
+        "    if holder.is_overtaken or not (",
+        "    if not (",
         f"{TESTS}::test_older_version_of_a_mail_says_nothing_once_a_newer_one_has_spoken",
     ),
     mutant(
@@ -80,8 +80,8 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "attachments: mails in mails are read to a depth",
         ATTACHING,
-        "    is_too_deep = attachment_depth(holder.source_uri) >= ATTACHMENT_DEPTH_MAX\n",
-        "    is_too_deep = False\n",
+        "        self._is_too_deep = attachment_depth(source_uri) >= ATTACHMENT_DEPTH_MAX\n",
+        "        self._is_too_deep = False\n",
         f"{TESTS}::test_mails_within_mails_are_read_to_a_depth",
     ),
     mutant(
@@ -101,9 +101,23 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "attachments: a parser that lies stores no more than so many",
         ATTACHING,
-        "        if len(self.stored) == ATTACHMENTS_MAX:\n",
+        "        if len(self.stored) + len(self._unread_names) == ATTACHMENTS_MAX:\n",
         "        if len(self.stored) < 0:\n",
         f"{TESTS}::test_parser_that_lies_fails_its_file_alone",
+    ),
+    mutant(
+        "attachments: one within which the parser stopped is not whole",
+        ATTACHING,
+        '        raise ParserLimit("the parser stopped within an attachment")\n',
+        "        return\n",
+        f"{TESTS}::test_parser_that_lies_fails_its_file_alone",
+    ),
+    mutant(
+        "attachments: two mails of the same files take them in one order",
+        ATTACHING,
+        "    order = sorted(range(len(names)), key=lambda place: attachments[place].stored.sha256)\n",
+        "    order = list(range(len(names)))\n",
+        f"{TESTS}::test_files_of_a_mail_are_taken_in_the_order_of_their_bytes",
     ),
     mutant(
         "attachments: the bytes of an attempt that failed are removed",
@@ -118,6 +132,28 @@ MUTANTS: tuple[Mutant, ...] = (
         "WHERE l.collection_id = $1::integer AND l.version_id = $2::bigint\n",
         "WHERE l.collection_id = $1::integer AND l.version_id = -$2::bigint\n",
         f"{TESTS}::test_whoever_asked_for_a_mail_asked_for_what_it_holds",
+    ),
+    mutant(
+        "attachments: what lies too deep is told",
+        ATTACHING,
+        "            self._unread_names.append(name)\n",
+        "",
+        f"{TESTS}::test_mails_within_mails_are_read_to_a_depth",
+    ),
+    mutant(
+        "attachments: the lease is extended while a mail waits for its document",
+        INGEST,
+        "                holder = await lock_holder(conn, version.key, found.stored)\n",
+        "                await queue.hold_lease(conn, job.lease_id)\n"
+        "                holder = await lock_holder(conn, version.key, found.stored)\n",
+        f"{TESTS}::test_lease_of_a_mail_that_waits_for_its_document_is_extended",
+    ),
+    mutant(
+        "attachments: whoever lost the lease while it waited writes nothing",
+        INGEST,
+        "                await queue.complete_jobs(conn, job.lease_id, [job.id])\n                return made, taken\n",
+        "                return made, taken\n",
+        f"{TESTS}::test_mail_that_lost_its_lease_while_it_waited_for_its_document_writes_nothing",
     ),
     mutant(
         "messages: parts are nested to a depth",

@@ -240,7 +240,7 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "bytes: what is not wanted is removed",
         INTAKE,
-        "            await asyncio.shield(conn.execute(_DELETE_BLOB, blob_id, timeout=_patience_seconds(file_bytes)))\n",
+        "            await asyncio.shield(conn.execute(_DELETE_BLOBS, [blob_id], timeout=_patience_seconds(file_bytes)))\n",
         "            pass\n",
         f"{WATCHING}::test_file_that_grows_all_the_time_leaves_no_bytes_behind",
         "tests/api/test_ingest.py::test_sender_that_goes_away_leaves_nothing",

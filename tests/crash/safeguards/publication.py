@@ -257,8 +257,8 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "staging: the job is completed with its effect",
         INGEST,
-        "                await queue.complete_jobs(conn, job.lease_id, [job.id])\n                holder",
-        "                holder",
+        "                await queue.complete_jobs(conn, job.lease_id, [job.id])\n                return made, taken\n",
+        "                return made, taken\n",
         f"{HANDLERS}::test_file_is_staged_and_its_job_completed_together",
     ),
     mutant(

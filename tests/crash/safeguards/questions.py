@@ -11,7 +11,9 @@ STREAMING, GENERATION, INGEST = (
     "tests/api/test_generation.py",
     "tests/api/test_ingest.py",
 )
+LANGUAGES = "tests/db/test_languages.py"
 LEXICAL, PRIVILEGES, SCOPES = "tests/db/test_lexical.py", "tests/db/test_privileges.py", "tests/db/test_scopes.py"
+ANSWERS = "tests/api/test_answers.py"
 MARKERS, PROMPT = "tests/unit/test_markers.py", "tests/unit/test_prompt.py"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -32,17 +34,38 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "scope: the lexical arm looks at it first",
-        "sql/0006_lexical.sql",
+        "sql/0019_identifiers.sql",
         "  IF asked_collection_id IS NULL OR NOT asked_collection_id = ANY (scope()) THEN\n",
         "  IF asked_collection_id IS NULL THEN\n",
         f"{LEXICAL}::test_collection_outside_the_scope_is_refused",
     ),
     mutant(
         "scope: the lexical arm scores no foreign chunk by its id",
-        "sql/0006_lexical.sql",
+        "sql/0019_identifiers.sql",
         "      WHERE c.collection_id = asked_collection_id AND c.id = ANY (dense_chunk_ids)\n",
         "      WHERE c.id = ANY (dense_chunk_ids)\n",
         f"{LEXICAL}::test_foreign_chunks_cannot_be_scored_by_id",
+    ),
+    mutant(
+        "words: a chunk is scored by what its own language makes of them",
+        "sql/0019_identifiers.sql",
+        " AND language_bits[term.place] & own.bit <> 0",
+        "",
+        f"{LANGUAGES}::test_chunk_is_not_scored_by_the_stems_of_another_language",
+    ),
+    mutant(
+        "words: those of grammar count in no language",
+        "sql/0019_identifiers.sql",
+        "      NOT s.place = ANY (a.places)\n",
+        "      true\n",
+        f"{LANGUAGES}::test_words_of_grammar_count_for_no_unknown_language",
+    ),
+    mutant(
+        "words: a form of a common word does not stand for it",
+        "sql/0019_identifiers.sql",
+        "sum(t.chunk_count) OVER (PARTITION BY t.idf, t.word)",
+        "t.chunk_count",
+        f"{LANGUAGES}::test_common_word_still_finds_its_language_beside_a_rarer_form_of_it",
     ),
     mutant(
         "scope: what runs as the owner is nobody's by default",
@@ -344,8 +367,8 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "answers: exactly one last event",
         f"{ROUTES}/questions.py",
-        '                yield StreamEvent("done", piece.model_dump_json())\n',
-        '                for _ in range(2):\n                    yield StreamEvent("done", piece.model_dump_json())\n',
+        '                yield StreamEvent("done", out.model_dump_json())\n',
+        '                for _ in range(2):\n                    yield StreamEvent("done", out.model_dump_json())\n',
         f"{STREAMING}::test_events_come_in_order_and_make_up_the_answer",
     ),
     mutant(
@@ -394,6 +417,84 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if not found.retrieval.hits or found.confidence < self._refusal_threshold:\n",
         "        if not found.retrieval.hits:\n",
         f"{HTTP}::test_question_without_any_known_word_is_refused",
+    ),
+    mutant(
+        "answers: the names of a table's columns are no answer",
+        "services/query/citations.py",
+        " and not (is_row and _names_columns(hit, start, end))",
+        "",
+        "tests/unit/test_citations.py::test_names_of_columns_are_no_answer",
+    ),
+    mutant(
+        "answers: what comes closest is offered as such, and only where there is no answer",
+        "services/query/schema.py",
+        " for hit in retrieval.hits[:CLOSEST_MAX]] if answer.refusal else []",
+        " for hit in retrieval.hits[:CLOSEST_MAX]]",
+        f"{ANSWERS}::test_best_sentence_is_the_first_source_and_the_next_best_stand_behind_it",
+    ),
+    mutant(
+        "answers: the sentences that were embedded are booked",
+        "services/query/answer.py",
+        "        if extracted.embedding_tokens:\n",
+        "        if extracted.embedding_tokens < 0:\n",
+        f"{ANSWERS}::test_sentences_that_were_embedded_for_an_answer_are_booked",
+    ),
+    mutant(
+        "answers: a quote of what stands beside a hit has its own place",
+        "services/query/quotes.py",
+        "    hit = passage.parts[best.hit_index]\n",
+        "    hit = passage.hit\n",
+        f"{PROMPT}::test_quote_of_what_stands_beside_a_hit_has_its_own_place",
+    ),
+    mutant(
+        "answers: what stands beside a hit gives way when there is no room",
+        "services/query/prompt.py",
+        "        for form in passage.forms():\n",
+        "        for form in [[passage]]:\n",
+        f"{PROMPT}::test_neighbours_give_way_when_there_is_no_room_for_them",
+    ),
+    mutant(
+        "filters: what is excluded is not found by its meaning",
+        "services/query/filters.sql",
+        "    AND v.chunk_id NOT IN (SELECT chunk_id FROM barred)\n",
+        "",
+        "tests/api/test_filters.py::test_dense_arm_leaves_out_what_the_words_rule_out",
+    ),
+    mutant(
+        "filters: what is excluded is not found by its words",
+        "services/query/filters.sql",
+        "    AND l.chunk_id NOT IN (SELECT chunk_id FROM barred)\n",
+        "",
+        "tests/api/test_filters.py::test_phrase_and_excluded_word_hold_for_both_arms",
+    ),
+    mutant(
+        "filters: words are looked for among the wanted documents",
+        "services/query/filters.sql",
+        "ARRAY(SELECT chunk_id FROM nearest UNION SELECT chunk_id FROM sharing)",
+        "ARRAY(SELECT chunk_id FROM nearest)",
+        "tests/api/test_filters.py::test_words_are_looked_for_among_the_wanted_documents",
+    ),
+    mutant(
+        "search: it ends when its client leaves",
+        f"{ROUTES}/questions.py",
+        "        return await unless_left(request, _found(deps, asked, body.awaited(access.ids())))\n",
+        "        return await _found(deps, asked, body.awaited(access.ids()))\n",
+        f"{STREAMING}::test_client_that_leaves_the_queue_takes_no_slot[/search]",
+        hangs=True,
+    ),
+    mutant(
+        "filters: a phrase is looked for inside the scope",
+        "sql/0020_phrases.sql",
+        " 'g'));\nBEGIN\n  IF asked_collection_id IS NULL OR NOT asked_collection_id = ANY (scope()) THEN\n",
+        " 'g'));\nBEGIN\n  IF asked_collection_id IS NULL THEN\n",
+        "tests/api/test_filters.py::test_phrases_and_words_open_no_other_collection",
+    ),
+    mutant(
+        "filters: words are looked for inside the scope",
+        "sql/0020_phrases.sql",
+        "  wanted tsquery;\nBEGIN\n  IF asked_collection_id IS NULL OR NOT asked_collection_id = ANY (scope()) THEN\n",
+        "  wanted tsquery;\nBEGIN\n  IF asked_collection_id IS NULL THEN\n",
+        "tests/api/test_filters.py::test_phrases_and_words_open_no_other_collection",
     ),
     mutant(
         "answers: no text closes its source",

@@ -88,6 +88,34 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{CHILDREN}::test_child_cannot_have_another_process_killed",
     ),
     mutant(
+        "sandbox: a field of another kind is refused",
+        "services/ingester/replies.py",
+        "    if not all(is_right(told[name]) for name, is_right in checks.items()):\n",
+        "    if not checks:\n",
+        "tests/unit/test_replies.py::test_field_of_another_kind_is_refused_for_good",
+    ),
+    mutant(
+        "sandbox: a line that is no object is refused",
+        "services/ingester/replies.py",
+        "    except (ValueError, RecursionError):\n        raise refuse() from None\n    if not isinstance(message, dict):",
+        "    except KeyError:\n        raise refuse() from None\n    if not isinstance(message, dict):",
+        "tests/unit/test_replies.py::test_line_of_another_kind_is_refused_for_good",
+    ),
+    mutant(
+        "sandbox: chunks are counted on",
+        "services/ingester/ingest.py",
+        "                if not isinstance(item, Chunk) or item.ordinal != chunk_count:\n",
+        "                if not isinstance(item, Chunk):\n",
+        "tests/db/test_staging_lies.py::test_chunks_that_fit_no_document_fail_their_file_at_once",
+    ),
+    mutant(
+        "sandbox: what the database refuses is not tried again",
+        "services/ingester/ingest.py",
+        "            if isinstance(error, UNPUBLISHABLE_ERRORS):\n",
+        "            if not isinstance(error, Exception):\n",
+        "tests/db/test_staging_lies.py::test_chunks_that_fit_no_document_fail_their_file_at_once",
+    ),
+    mutant(
         "sandbox: archives that expand without end are refused",
         "services/ingester/parsing/archive.py",
         "        if unpacked > UNPACKED_BYTES_MAX or unpacked > max(RATIO_FLOOR_BYTES, RATIO_MAX * len(content)):\n",
@@ -166,9 +194,16 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "indexes: a zombie writes no statistics",
         "services/embedder/index.py",
-        "            await queue.hold_lease(conn, job.lease_id)\n",
-        "            pass\n",
+        "            await queue.hold_lease(conn, job.lease_id)\n            await reach(Failpoint.STATISTICS_WRITTEN)\n",
+        "            await reach(Failpoint.STATISTICS_WRITTEN)\n",
         f"{BUILDS}::test_worker_that_lost_its_lease_writes_no_statistics",
+    ),
+    mutant(
+        "indexes: a zombie lexes nothing anew",
+        "services/embedder/index.py",
+        "                if is_more:\n                    await queue.hold_lease(conn, job.lease_id)\n",
+        "",
+        "tests/db/test_lexing_anew.py::test_who_lost_the_lease_lexes_nothing_and_the_next_goes_on",
     ),
     mutant(
         "indexes: DDL is made of whole numbers only",

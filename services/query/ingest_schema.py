@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.query.document_schema import DocumentState, ProgressOut, file_path
 from services.query.ingest_store import DeadLetterRow, EventRow, RequestedDocument
 from services.query.progress import Ended, InWork, Progress
 from services.query.receive import TakenFile
-from services.query.schema import DocumentState, ProgressOut, file_path
 
 PATH_CHARACTERS_MAX = 4096
 RequestState = Literal["processing", "ready", "failed"]

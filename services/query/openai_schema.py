@@ -16,7 +16,8 @@ from services.query.markers import Mark
 from services.query.openai_errors import RefusedParameter
 from services.query.openai_models import EVERY_COLLECTION, Model
 from services.query.prompt import Turn
-from services.query.schema import TOP_K_MAX, TURNS_MAX, AnswerOut, FiltersIn, MetaOut, SourceOut, filters_of
+from services.query.question_schema import TOP_K_MAX, TURNS_MAX, FiltersIn, filters_of
+from services.query.schema import AnswerOut, MetaOut, SourceOut
 from services.query.store import CollectionRow
 from services.query.wait import Awaited
 from shared.text import storable

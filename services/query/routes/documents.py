@@ -9,6 +9,7 @@ from services.query import ingest_store, store
 from services.query.access import Access, Role
 from services.query.accounts import count_document_tokens
 from services.query.deps import AccessParam, Deps, DepsParam, KeyFirst
+from services.query.document_schema import DocumentOut, DocumentsOut, DocumentState
 from services.query.ingest_schema import (
     DeadLetterOut,
     DeadLettersOut,
@@ -22,7 +23,6 @@ from services.query.original import headers_of, read_original
 from services.query.progress import find_progress
 from services.query.retrieve import snapshot
 from services.query.retry import retry_document, retry_failed
-from services.query.schema import DocumentOut, DocumentsOut, DocumentState
 from services.query.store import DocumentRow
 from shared.database import retry_conflicts
 from shared.errors import Conflict, NotFound

@@ -10,11 +10,11 @@ from starlette.responses import JSONResponse
 from services.query import ingest_store, store
 from services.query.accounts import sum_tokens_by_key
 from services.query.deps import AccessParam, Deps, DepsParam, access_of
+from services.query.document_schema import file_path
 from services.query.health import SECONDS_MAX, health
 from services.query.ingest_schema import KeyTokensOut, StageOut, StatsOut, TokenSumsOut
 from services.query.problems import unavailable
 from services.query.retrieve import snapshot
-from services.query.schema import file_path
 from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS
 from shared.errors import RequestError, Unauthorized
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
 
+import asyncpg
+
 from shared import queue
 from shared.database import CONFLICT_ERRORS, CONNECTION_ERRORS, Pool, Session, at_the_end
 from shared.errors import ConfigError, ProviderUnavailable
@@ -69,7 +71,7 @@ class ModelPause:
 
     async def find(self) -> tuple[float, str] | None:
         """Return for how many seconds no call is wanted, and why; None when one is, or the database does not say."""
-        with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
+        with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS, asyncpg.PostgresError):
             async with asyncio.timeout(PAUSE_LOOK_SECONDS_MAX):
                 row = await self._pool.fetchrow(_FIND_PAUSE, self._name)
                 return None if row is None else (row["seconds"], row["pause_reason"])
@@ -78,7 +80,7 @@ class ModelPause:
     async def extend(self, seconds: float, reason: str) -> None:
         """Tell every embedder to wait; the longest pause counts."""
         told = storable(reason)[0][:PAUSE_REASON_CHARACTERS_MAX]
-        with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):
+        with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS, asyncpg.PostgresError):
             async with asyncio.timeout(PAUSE_LOOK_SECONDS_MAX):
                 await self._pool.execute(_EXTEND_PAUSE, self._name, timedelta(seconds=seconds), told)
 

@@ -1,20 +1,7 @@
 SET ROLE askbox_owner;
 ALTER TABLE collection_stat DROP COLUMN unlexed_below;
+UPDATE chunk SET tsv = ts_filter(tsv, '{a,c,d}') WHERE tsv <> ts_filter(tsv, '{a,c,d}');
 DROP FUNCTION question_terms(integer[], text);
-
--- The question's lexemes in every configuration that the collection holds, with their document frequencies.
--- Unknown lexemes count 0: a typing error must not push a real word out of the budget.
-CREATE FUNCTION question_terms(asked_collection_id integer, question text)
-RETURNS TABLE (lexeme text, chunk_count integer)
-LANGUAGE sql STABLE SET search_path = askbox, pg_temp AS $$
-  SELECT word.lexeme, coalesce(s.chunk_count, 0)
-  FROM (
-    SELECT DISTINCT w.lexeme
-    FROM collection_language AS l, unnest(to_tsvector(l.language, question)) AS w
-    WHERE l.collection_id = asked_collection_id
-  ) AS word
-  LEFT JOIN term_stat AS s ON s.collection_id = asked_collection_id AND s.lexeme = word.lexeme
-$$;
 
 -- The best `hit_limit` chunks by BM25, and the BM25 of every chunk in `dense_chunk_ids` (0 where no word is shared).
 --
@@ -90,9 +77,6 @@ BEGIN
   )
   SELECT r.id, r.bm25, r.is_hit FROM ranked AS r WHERE r.is_hit OR r.id = ANY (dense_chunk_ids);
 END $$;
-
-REVOKE ALL ON FUNCTION question_terms(integer, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION question_terms(integer, text) TO askbox_reader;
 
 CREATE OR REPLACE FUNCTION chunk_tsv(language regconfig, prefix text, content text, path_words text) RETURNS tsvector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$

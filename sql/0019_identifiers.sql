@@ -2,6 +2,9 @@
 -- Words of several languages side by side, and names that the parser takes apart or glues together.
 SET ROLE askbox_owner;
 
+-- What is being published now would be committed with the words of before, and nobody would know: wait for it.
+LOCK TABLE chunk IN SHARE ROW EXCLUSIVE MODE;
+
 -- The identifiers of a text, as they are written: `foo_bar`, `fooBar`, `src/app/main.py`, `ERR-1234`, `v1.2.3`, `C++`. Not
 -- abbreviations such as `U.S.`, nor words with a hyphen, which the parser divides well, nor numbers.
 CREATE FUNCTION identifiers(content text) RETURNS SETOF text
@@ -130,16 +133,20 @@ LANGUAGE sql STABLE SET search_path = askbox, pg_temp SET plan_cache_mode = forc
     GROUP BY l.language
     ORDER BY count(d.place) DESC, l.language <> 'english'::regconfig, l.language
     LIMIT 1
+  ), grammar AS MATERIALIZED (
+    SELECT DISTINCT p.place FROM asked AS a CROSS JOIN LATERAL unnest(a.places) AS p (place)
+  ), verdict AS MATERIALIZED (
+    -- A single word is little evidence of a language.
+    SELECT count(*) = 1 AS is_single, NOT EXISTS (
+      SELECT 1 FROM spoken AS s LEFT JOIN grammar AS g ON g.place = s.place WHERE s.is_held AND g.place IS NULL
+    ) AS is_all
+    FROM grammar
   ), meant AS (
     SELECT s.language, s.lexeme, s.place, false AS is_identifier
     FROM spoken AS s
-    CROSS JOIN asked AS a
-    WHERE s.is_held AND (
-      NOT s.place = ANY (a.places)
-      -- A single word is little evidence of a language.
-      OR (cardinality(a.places) = 1 AND s.language <> 'simple'::regconfig)
-      OR NOT EXISTS (SELECT 1 FROM spoken AS other WHERE other.is_held AND NOT other.place = ANY (a.places))
-    )
+    CROSS JOIN verdict AS v
+    LEFT JOIN grammar AS g ON g.place = s.place
+    WHERE s.is_held AND (g.place IS NULL OR (v.is_single AND s.language <> 'simple'::regconfig) OR v.is_all)
   ), named AS MATERIALIZED (
     SELECT ARRAY(SELECT i FROM identifiers(question) AS i LIMIT 100) AS identifiers
   ), lexed AS MATERIALIZED (
@@ -280,9 +287,9 @@ END $$;
 -- below this are left, and NULL says that none is. Until then it is found by the words that it had.
 ALTER TABLE collection_stat ADD COLUMN unlexed_below bigint;
 INSERT INTO collection_stat AS s (collection_id, chunk_count, lexeme_count, refreshed_at, duration_ms, unlexed_below)
-SELECT c.collection_id, count(*), sum(c.lexeme_count), now(), 0, max(c.id) + 1
-FROM chunk AS c
-GROUP BY c.collection_id
+SELECT c.id, 0, 0, now(), 0, newest.id + 1
+FROM collection AS c
+CROSS JOIN LATERAL (SELECT k.id FROM chunk AS k WHERE k.collection_id = c.id ORDER BY k.id DESC LIMIT 1) AS newest
 ON CONFLICT (collection_id) DO UPDATE SET unlexed_below = excluded.unlexed_below;
 INSERT INTO job (stage, subject_id, collection_id)
 SELECT 'index', s.collection_id, s.collection_id
@@ -291,7 +298,7 @@ WHERE s.unlexed_below IS NOT NULL
 ORDER BY s.collection_id
 ON CONFLICT ON CONSTRAINT one_job_per_subject DO NOTHING;
 
-DROP FUNCTION question_terms(integer, text);
+-- question_terms(integer, text) stays for query processes that were not yet started anew; a later migration drops it.
 REVOKE ALL ON FUNCTION question_terms(integer[], text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION question_terms(integer[], text) TO askbox_reader;
 

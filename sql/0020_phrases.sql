@@ -2,17 +2,17 @@
 -- What a question says of its own words: "this phrase" must stand in a chunk, -this must not.
 SET ROLE askbox_owner;
 
--- The chunks of a collection that hold a phrase, each read in its own language: its words in their forms, in this order, and
--- letter by letter where a language leaves nothing of it to look for ("to be or not to be"). As the owner for the reason that
--- lexical_hits has: behind row-level security the GIN index is not used. The scope is checked first.
-CREATE FUNCTION chunks_holding(asked_collection_id integer, phrase text)
+-- The chunks of a collection that hold a phrase, each read in its own language: its words in their forms, in this order. Where a
+-- language leaves nothing of it to look for, all chunks in it count, or none: "to be or not to be" demands nothing, and `-in`
+-- excludes nothing. As the owner for the reason that lexical_hits has: behind row-level security the GIN index is not used. The
+-- scope is checked first.
+CREATE FUNCTION chunks_holding(asked_collection_id integer, phrase text, all_where_nothing_is_left boolean)
 RETURNS TABLE (chunk_id bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = askbox, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
   spoken regconfig;
   wanted tsquery;
-  letters CONSTANT text := lower(regexp_replace(phrase, '\s+', ' ', 'g'));
 BEGIN
   IF asked_collection_id IS NULL OR NOT asked_collection_id = ANY (scope()) THEN
     RAISE insufficient_privilege USING MESSAGE = 'the collection is not in the scope of this session';
@@ -23,11 +23,10 @@ BEGIN
       RETURN QUERY
       SELECT c.id FROM chunk AS c
       WHERE c.collection_id = asked_collection_id AND c.language = spoken AND c.tsv @@ wanted;
-    ELSE
+    ELSIF all_where_nothing_is_left THEN
       RETURN QUERY
       SELECT c.id FROM chunk AS c
-      WHERE c.collection_id = asked_collection_id AND c.language = spoken
-        AND strpos(lower(regexp_replace(c.text, '\s+', ' ', 'g')), letters) > 0;
+      WHERE c.collection_id = asked_collection_id AND c.language = spoken;
     END IF;
   END LOOP;
 END $$;
@@ -71,7 +70,7 @@ BEGIN
   LIMIT chunk_limit;
 END $$;
 
-REVOKE ALL ON FUNCTION chunks_holding(integer, text), chunks_sharing(integer, text, bigint[], integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION chunks_holding(integer, text), chunks_sharing(integer, text, bigint[], integer) TO askbox_reader;
+REVOKE ALL ON FUNCTION chunks_holding(integer, text, boolean), chunks_sharing(integer, text, bigint[], integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION chunks_holding(integer, text, boolean), chunks_sharing(integer, text, bigint[], integer) TO askbox_reader;
 
 RESET ROLE;

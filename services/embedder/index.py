@@ -21,8 +21,10 @@ from shared.telemetry import Event, log
 # How soon to look again when somebody else builds.
 BUSY_DELAY = timedelta(seconds=30)
 BUILD_SECONDS_MAX = 1620.0
-# How many chunks are lexed in one transaction, behind which the lease is looked at: a quarter of a second.
-LEXED_PER_TRANSACTION = 1000
+# How many chunks are lexed in one transaction, behind which the lease is looked at: 20 ms of prose, seconds of long code.
+LEXED_PER_TRANSACTION = 100
+# Of a job's time: the rest is for the statistics and the indexes, and what is left to lex for the next job.
+LEXING_SHARE = 0.5
 REFUSAL = (
     "large collections are searched without an index, exactly but slowly: this login may not take the role that owns the tables. "
     "Let an administrator run GRANT askbox_owner TO the login of ASKBOX_DATABASE_URL"
@@ -57,7 +59,7 @@ class IndexHandler:
         """
         (job,) = jobs
         until = time.monotonic() + self._seconds_max
-        await self._lex_anew(job)
+        await self._lex_anew(job, until=time.monotonic() + LEXING_SHARE * self._seconds_max)
         await self._refresh_statistics(job)
         await reach(Failpoint.STATISTICS_COMMITTED)
         is_allowed = self._builder is not None and await store.may_index(self._pool)
@@ -79,7 +81,7 @@ class IndexHandler:
 
     async def request_outdated(self) -> None:
         """Make jobs for collections whose statistics are old, or whose indexes are due."""
-        await store.request_outdated_statistics(self._pool)
+        await store.request_outdated_statistics(self._pool, self._rule)
         if self._builder is None:
             return
         due = await store.list_due_indexes(self._pool, self._rule)
@@ -87,8 +89,10 @@ class IndexHandler:
         if due and self._refusal is None:
             await store.request_index_jobs(self._pool, sorted({index.collection_id for index in due}))
 
-    async def _lex_anew(self, job: Job) -> None:
+    async def _lex_anew(self, job: Job, *, until: float) -> None:
         """Lex what was published before a migration changed how; each transaction goes on where the last one ended.
+
+        What is left at the monotonic time `until` is for the job that the next sweep makes.
 
         Raises: LeaseLost.
         """
@@ -100,7 +104,7 @@ class IndexHandler:
                     await queue.hold_lease(conn, job.lease_id)
                 return is_more
 
-        while await retry_conflicts(once):
+        while time.monotonic() < until and await retry_conflicts(once):
             pass
 
     async def _refresh_statistics(self, job: Job) -> None:

@@ -158,8 +158,9 @@ SET chunk_count = excluded.chunk_count, lexeme_count = excluded.lexeme_count, re
 RETURNING chunk_count
 
 -- name: request_outdated_statistics
--- Make a job for each collection that was published to after its statistics were taken.
--- Rows: 0..n. Waits at least 20 times as long as the last refresh took.
+-- Make a job for each collection that was published to after its statistics were taken, or whose text is still to be lexed anew.
+-- $1 retry_after interval
+-- Rows: 0..n. Waits at least 20 times as long as the last refresh took, and $1 after a job that was buried.
 INSERT INTO job (stage, subject_id, collection_id, run_at)
 SELECT 'index', c.id, c.id, now() + coalesce(20 * s.duration_ms, 0) * interval '1 millisecond'
 FROM collection AS c
@@ -167,6 +168,12 @@ LEFT JOIN collection_stat AS s ON s.collection_id = c.id
 WHERE EXISTS (
   SELECT 1 FROM document_version AS v
   WHERE v.collection_id = c.id AND v.ready_at IS NOT NULL AND (s.refreshed_at IS NULL OR v.ready_at > s.refreshed_at)
+) OR (
+  -- An embedder of before, which knows nothing of it, may have done the job that the migration made.
+  s.unlexed_below IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM dead_letter AS d
+    WHERE d.stage = 'index' AND d.subject_id = c.id AND d.died_at > now() - $1::interval
+  )
 )
 ORDER BY c.id
 ON CONFLICT ON CONSTRAINT one_job_per_subject DO NOTHING

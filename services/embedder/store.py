@@ -38,7 +38,7 @@ class IndexRule:
 
 async def lex_anew(conn: Connection, collection_id: int, limit: int) -> bool:
     """Lex some chunks that were published before a migration changed how; false when none is left."""
-    return await conn.fetchval(_LEX_ANEW, collection_id, limit) is not None
+    return await conn.fetchval(_LEX_ANEW, collection_id, limit, timeout=STATEMENT_TIMEOUT_SECONDS) is not None
 
 
 async def replace_term_stats(conn: Connection, collection_id: int) -> None:
@@ -56,9 +56,9 @@ async def replace_collection_stat(
     return count
 
 
-async def request_outdated_statistics(conn: Session) -> None:
-    """Make jobs for collections whose statistics are older than what was published."""
-    await conn.fetch(_REQUEST_OUTDATED)
+async def request_outdated_statistics(conn: Session, rule: IndexRule) -> None:
+    """Make jobs for collections whose statistics are older than what was published, or whose text waits to be lexed anew."""
+    await conn.fetch(_REQUEST_OUTDATED, rule.retry_after)
 
 
 async def may_index(conn: Session) -> bool:

@@ -106,9 +106,10 @@ async def _try_memory(parsers: ParserPool) -> Wall:
     with _pipe() as (reading, writing):
         flood = threading.Thread(target=_flood, args=(writing, taken), daemon=True)
         flood.start()
-        with contextlib.suppress(PermanentError):  # whatever it says, what it took tells
-            async for _ in parsers.parse("flood.txt", reading, FLOOD_BYTES):
-                pass
+        with contextlib.suppress(PermanentError, TimeoutError):  # whatever it says, what it took tells
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                async for _ in parsers.parse("flood.txt", reading, FLOOD_BYTES):
+                    pass
     flood.join(PATIENCE_SECONDS)
     found = f"it took {sum(taken)} bytes with a limit of {MEMORY_BYTES}"
     return Wall("memory", sum(taken) < MEMORY_BYTES, found)

@@ -256,7 +256,8 @@ class Answerer:
                 limit=asked.top_k,
                 filters=filters,
                 dense_weight=self._tuning.dense_weight,
-                widened=WIDENED_MAX if is_read and self._chat else 0,
+                # What stands beside a hit may hold what is excluded.
+                widened=WIDENED_MAX if is_read and self._chat and not (filters and filters.excluded) else 0,
             )
         fit = best_fit(retrieval, self._tuning.cosine_share)
         return Found(understood, vector, retrieval, fit, tokens, filters)
@@ -278,7 +279,7 @@ class Answerer:
             return Understood(question, tokens, question)
         rewriting: list[Usage] = []
         written = await self._rewritten(self._chat, asked, question, rewriting) if self._chat else None
-        meant = written or stand_alone(question, asked.history)
+        meant = written if written and read_terms(written).text else stand_alone(question, asked.history)
         meant_tokens = self._tokens_of(meant)
         if meant_tokens > self._model.tokenizer.tokens_max:
             meant, meant_tokens = question, tokens

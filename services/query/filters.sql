@@ -11,27 +11,26 @@
 -- Rows: up to 2 × $6; exact in both arms while the filters leave at most $7 chunks, in the dense one always.
 -- The vectors are ordered by the bare column on purpose: an index over them stands on another expression, and would find what
 -- is nearest in all documents, with few of the wanted ones among it.
-WITH kept AS MATERIALIZED (
+WITH demanded AS MATERIALIZED (
+  SELECT pair.key, array_agg(pair.value) AS "values" FROM unnest($10::text[], $11::text[]) AS pair (key, value) GROUP BY pair.key
+), kept AS MATERIALIZED (
   SELECT id
   FROM document
   WHERE $2::integer = ANY ($1::integer[]) AND collection_id = $2::integer
     AND ($8::bigint[] IS NULL OR id = ANY ($8::bigint[]))
     AND ($9::text IS NULL OR starts_with(substr(source_uri, strpos(source_uri, ':') + 1), $9::text))
     AND NOT EXISTS (
-      SELECT 1 FROM unnest($10::text[], $11::text[]) AS pair (key, value)
-      GROUP BY pair.key
-      HAVING NOT coalesce(bool_or(
-        metadata ->> pair.key = pair.value OR pair.value = ANY (string_to_array(metadata ->> pair.key, ', '))
-      ), false)
+      SELECT 1 FROM demanded AS d
+      WHERE NOT coalesce(metadata ->> d.key = ANY (d."values") OR string_to_array(metadata ->> d.key, ', ') && d."values", false)
     )
 ), held AS MATERIALIZED (
   SELECT holder.chunk_id
-  FROM unnest($12::text[]) WITH ORDINALITY AS phrase (words, place), chunks_holding($2::integer, phrase.words) AS holder
+  FROM unnest($12::text[]) WITH ORDINALITY AS phrase (words, place), chunks_holding($2::integer, phrase.words, true) AS holder
   GROUP BY holder.chunk_id
   HAVING count(DISTINCT phrase.place) = cardinality($12::text[])
 ), barred AS MATERIALIZED (
   SELECT DISTINCT holder.chunk_id
-  FROM unnest($13::text[]) AS phrase (words), chunks_holding($2::integer, phrase.words) AS holder
+  FROM unnest($13::text[]) AS phrase (words), chunks_holding($2::integer, phrase.words, false) AS holder
 ), nearest AS MATERIALIZED (
   SELECT v.chunk_id
   FROM kept AS k

@@ -7,11 +7,12 @@ tunes how a model writes is accepted and leaves the operator's settings as they 
 import json
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.query.answer import Answer, Asked
+from services.query.answer import QUESTION_CHARACTERS_MAX, Answer, Asked
 from services.query.markers import Mark
 from services.query.openai_errors import RefusedParameter
 from services.query.openai_models import EVERY_COLLECTION, Model
@@ -130,7 +131,8 @@ class ChatIn(BaseModel):
             question.content,
             collections,
             self.top_k,
-            [turn for _, turn in said[-1 - TURNS_MAX : -1]],
+            # As long as a question may be: it is read for what this one means.
+            [replace(turn, content=turn.content[:QUESTION_CHARACTERS_MAX]) for _, turn in said[-1 - TURNS_MAX : -1]],
             key_id,
             filters_of(self.filters),
             self.max_completion_tokens or self.max_tokens,

@@ -17,6 +17,7 @@ from shared.telemetry import Event, log
 from shared.text import one_line, storable, without_addresses
 
 RETRY_AFTER_SECONDS = 2
+PARAM_CHARACTERS_MAX = 200
 # Of what the framework refuses, or the guard through it.
 _CODES = {
     400: "bad_request",
@@ -84,7 +85,8 @@ def install_problem_handlers(app: FastAPI) -> None:
         found = [(name(e["loc"]), e["msg"]) for e in error.errors()[:10]]
         detail = one_line("; ".join(f"{place or 'body'}: {message}" for place, message in found), 1000)
         param = next((place for place, _ in found if place[:1].isalpha()), None)
-        return problem(422, "invalid_request", detail, path=request.url.path, param=param)
+        shown = None if param is None else one_line(param, PARAM_CHARACTERS_MAX)
+        return problem(422, "invalid_request", detail, path=request.url.path, param=shown)
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)

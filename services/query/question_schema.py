@@ -63,7 +63,7 @@ def _as_text(value: object) -> str:
 
 def filters_of(filters: FiltersIn | None) -> Filters | None:
     """Return the filters, or None when they leave every document."""
-    if filters is None or filters == FiltersIn():
+    if filters is None or (filters.document_ids is None and filters.path_prefix is None and not filters.metadata):
         return None
     return Filters(filters.document_ids, filters.path_prefix, filters.metadata_values())
 

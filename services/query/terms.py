@@ -16,7 +16,7 @@ _OPERATOR = re.compile(
     re.VERBOSE,
 )
 _WORD = re.compile(r"\w")
-_TAIL = re.compile(r"[^\w+#]+\Z")
+_WORDLIKE = re.compile(r"[\w+#]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,9 @@ def read_terms(question: str) -> Terms:
 def _said(found: re.Match[str]) -> str | None:
     """Return the words that an operator stands before or around, or None when it is none."""
     if found["word"]:
-        word = _TAIL.sub("", found["word"])  # the end of a sentence is no part of it
-        return word if len(word) > 1 else None
+        end = len(found["word"])
+        while end and not _WORDLIKE.match(found["word"][end - 1]):  # the end of a sentence is no part of it
+            end -= 1
+        return found["word"][:end] if end > 1 else None
     phrase = " ".join((found["plain"] or found["curly"] or found["angled"] or "").split())
     return phrase if _WORD.search(phrase) else None

@@ -262,7 +262,8 @@ async def test_phrase_and_excluded_word_hold_for_both_arms(client, pool):
     assert await texts(client, "plan -weekly") == {held, turned, other}
     assert await texts(client, 'plan -"nightly backup"') == {turned, other}
     assert await texts(client, '"nightly backup" "plan"') == {weekly}
-    assert await texts(client, '"is"') == {turned, other}, "a word that the language drops is looked for by its letters"
+    assert await texts(client, '"is"') == set(chunks), "of a word that the language drops nothing is left to look for"
+    assert await texts(client, "plan -is") == set(chunks), "nor to leave out"
     assert await texts(client, 'backup "baked bread"') == set()
     assert await texts(client, "well-known nightly-backup -- -5") == set(chunks)
 
@@ -295,7 +296,7 @@ async def test_phrases_and_words_open_no_other_collection(reader_pool, pool, she
     other_id = await pool.fetchval("SELECT id FROM collection WHERE name = 'other'")
     own_id = await pool.fetchval("SELECT id FROM collection WHERE name = 'default'")
     for statement in (
-        "SELECT chunk_id FROM chunks_holding($1, 'secret')",
+        "SELECT chunk_id FROM chunks_holding($1, 'secret', true)",
         "SELECT chunk_id FROM chunks_sharing($1, 'secret', ARRAY(SELECT n::bigint FROM generate_series(1, 99) AS n), 9)",
     ):
         async with snapshot(reader_pool, [own_id]) as conn:

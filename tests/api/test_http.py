@@ -267,6 +267,18 @@ async def test_body_over_the_limit_is_refused(client):
     assert response.status_code in (400, 413, 422)
 
 
+async def test_body_that_is_announced_as_too_large_is_not_read(client):
+    read = []
+
+    async def body():
+        read.append(True)
+        yield b" "
+
+    headers = {"content-type": "application/json", "content-length": "2000000"}
+    assert is_problem(await client.post("/query", content=body(), headers=headers), 413)
+    assert read == []
+
+
 async def test_api_pages_load_everything_from_here(client):
     page = (await client.get("/docs")).text
     links = re.findall(r'(?:src|href)="([^"]+)"', page)

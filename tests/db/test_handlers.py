@@ -253,7 +253,7 @@ async def test_statistics_older_than_a_publication_are_counted_again(pool, owner
             f" VALUES ($1, 2, 2, now() - interval '{age}', 1)",
             collection_id,
         )
-        await index_store.request_outdated_statistics(pool)
+        await index_store.request_outdated_statistics(pool, index_store.IndexRule())
         assert await owner.fetchval("SELECT count(*) FROM job WHERE stage = 'index'") == jobs_made
 
 

@@ -151,3 +151,40 @@ async def test_language_is_a_part_of_what_a_chunk_is(pool, owner):
     await publish_version(pool, ["waves"], source_uri="inbox:a.md")
     await publish_version(pool, ["waves"], source_uri="inbox:b.md", language="simple")
     assert await owner.fetchval("SELECT count(DISTINCT chunk_hash) FROM chunk") == 2
+
+
+async def test_long_question_of_mere_grammar_is_read_within_the_time_of_a_statement(pool, reader_pool):
+    """Cubic time would be minutes; a statement has 25 s."""
+    key = await publish_version(pool, TEXTS)
+    await publish_version(pool, ["Der Hafen liegt im Norden der Insel."], source_uri="inbox:b.md", language="german")
+    await tend(pool)
+    words = [
+        "i",
+        "me",
+        "my",
+        "we",
+        "our",
+        "you",
+        "he",
+        "him",
+        "his",
+        "she",
+        "her",
+        "it",
+        "its",
+        "they",
+        "them",
+        "what",
+        "which",
+        "who",
+        "this",
+        "that",
+        "these",
+        "those",
+        "am",
+        "is",
+        "are",
+        "was",
+    ]
+    question = "\x01".join(words[place % len(words)] for place in range(4000))
+    assert await covered(reader_pool, [key.collection_id], TEXTS[0], question) == 0

@@ -112,3 +112,47 @@ async def test_who_lost_the_lease_lexes_nothing_and_the_next_goes_on(old_pool: a
     assert await old_pool.fetchval(LEFT) == before
     await tend(old_pool)
     assert await old_pool.fetchval(LEFT) is None
+
+
+async def test_text_is_lexed_though_an_embedder_of_before_did_the_migrations_job(old_pool: asyncpg.Pool):
+    await old_pool.execute(
+        "DELETE FROM job WHERE stage = 'index'"
+    )  # what it does with a job that it does not understand
+    await IndexHandler(old_pool).request_outdated()
+    await tend(old_pool)
+    assert await old_pool.fetchval(LEFT) is None
+
+
+async def test_job_that_was_buried_is_made_again_after_a_while(old_pool: asyncpg.Pool):
+    await old_pool.execute("DELETE FROM job WHERE stage = 'index'")
+    await old_pool.execute(
+        "INSERT INTO dead_letter (stage, subject_id, collection_id, attempt, error_code, error, created_at)"
+        " VALUES ('index', 1, 1, 5, 'retryable', 'it took too long', now())"
+    )
+    await IndexHandler(old_pool).request_outdated()
+    assert await old_pool.fetchval("SELECT count(*) FROM job WHERE stage = 'index'") == 0
+    await old_pool.execute("UPDATE dead_letter SET died_at = now() - interval '2 hours'")
+    await IndexHandler(old_pool).request_outdated()
+    assert await old_pool.fetchval("SELECT count(*) FROM job WHERE stage = 'index'") == 1
+
+
+async def test_what_a_job_leaves_the_next_one_lexes(old_pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(index, "LEXING_SHARE", 0.0)
+    await tend(old_pool)
+    assert await old_pool.fetchval(LEFT) is not None
+    assert await old_pool.fetchval("SELECT count(*) FROM job WHERE stage = 'index'") == 0
+    monkeypatch.undo()
+    await IndexHandler(old_pool).request_outdated()
+    await tend(old_pool)
+    assert await old_pool.fetchval(LEFT) is None
+
+
+async def test_migration_that_is_rolled_back_leaves_the_words_of_before(old_url: str, old_pool: asyncpg.Pool):
+    before = await old_pool.fetch(WORDS, 1)
+    await tend(old_pool)
+    assert await old_pool.fetch(WORDS, 1) != before
+    owner = await asyncpg.connect(old_url, server_settings={"search_path": "askbox, public"})
+    for name in ("0020_phrases", "0019_identifiers"):
+        await owner.execute((migrations_folder() / f"{name}.rollback.sql").read_text(encoding="utf-8"))
+    await owner.close()
+    assert await old_pool.fetch(WORDS, 1) == before

@@ -69,3 +69,9 @@ def test_what_is_excluded_is_not_looked_for_and_nothing_breaks(question: str) ->
 
 def test_excluded_word_is_gone_from_the_text() -> None:
     assert "weekly" not in read_terms('when does it run -weekly -"weekly plan"').text
+
+
+def test_long_tail_of_signs_is_read_in_linear_time():
+    """Quadratic time would be twenty minutes."""
+    assert read_terms("-a" + "!" * 200_000 + "b").excluded == ("a" + "!" * 200_000 + "b",)
+    assert read_terms("word -ab" + "!" * 200_000).excluded == ("ab",)

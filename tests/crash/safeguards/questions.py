@@ -221,7 +221,7 @@ MUTANTS: tuple[Mutant, ...] = (
         REQUEST_GUARD,
         "or len(length) > 19 or int(length) > bytes_max:",
         "or len(length) > 19:",
-        f"{HTTP}::test_body_over_the_limit_is_refused",
+        f"{HTTP}::test_body_that_is_announced_as_too_large_is_not_read",
     ),
     mutant(
         "requests: a body that grows too large is cut off",

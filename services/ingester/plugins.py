@@ -9,9 +9,19 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
+from itertools import islice
 from pathlib import Path
 
 from services.ingester.parsing import Attachment, Block, Format, LineUnit, PageUnit, ParsedDocument, Sample
+from services.ingester.parsing.writer import (
+    HEADING_CHARACTERS_MAX,
+    LEVEL_MAX,
+    MEDIA_TYPE_CHARACTERS_MAX,
+    METADATA_CHARACTERS_MAX,
+    METADATA_ENTRIES_MAX,
+    METADATA_NAME_CHARACTERS_MAX,
+    TITLE_CHARACTERS_MAX,
+)
 from shared.errors import CorruptFile, PermanentError
 from shared.text import one_line, storable
 
@@ -76,6 +86,8 @@ def _formats(loaded: object) -> list[Format]:
             raise TypeError(f"it names a {type(known).__name__}, not a Format or a list of them")
         if not isinstance(known.media_type, str) or "/" not in known.media_type:
             raise TypeError(f"{known.media_type!r} is no media type")
+        if len(known.media_type) > MEDIA_TYPE_CHARACTERS_MAX:
+            raise TypeError(f"a media type has at most {MEDIA_TYPE_CHARACTERS_MAX} characters")
         is_tuple = isinstance(known.suffixes, tuple)
         if not is_tuple or not all(isinstance(suffix, str) and suffix == suffix.lower() for suffix in known.suffixes):
             raise TypeError(f"the suffixes of {known.media_type} have to be a tuple of strings in lower case")
@@ -142,19 +154,31 @@ def _checked(document: object) -> ParsedDocument:
     return replace(
         document,
         text=text,
-        blocks=[
-            replace(block, heading=storable(block.heading)[0], context=storable(block.context)[0])
-            if block.heading or block.context
-            else block
-            for block in document.blocks
-        ],
-        page_labels={page: storable(label)[0] for page, label in document.page_labels.items()},
-        title=storable(document.title)[0] if document.title else None,
-        metadata={storable(str(name))[0]: storable(str(value))[0] for name, value in document.metadata.items()},
+        blocks=[_shortened(block) if block.heading or block.context else block for block in document.blocks],
+        page_labels={page: _line(label, TITLE_CHARACTERS_MAX) for page, label in document.page_labels.items()},
+        title=_line(document.title, TITLE_CHARACTERS_MAX) if document.title else None,
+        metadata={
+            _line(str(name), METADATA_NAME_CHARACTERS_MAX): _line(str(value), METADATA_CHARACTERS_MAX)
+            for name, value in islice(document.metadata.items(), METADATA_ENTRIES_MAX)
+        },
         replaced_character_count=document.replaced_character_count + replaced,
         page_unit=PageUnit(document.page_unit),
         line_unit=LineUnit(document.line_unit),
         attachments=tuple(map(_checked_attachment, document.attachments)),
+    )
+
+
+def _line(text: str, length_max: int) -> str:
+    return one_line(storable(text)[0], length_max)
+
+
+def _shortened(block: Block) -> Block:
+    """Return a block with what stands beside each of its chunks: no longer than that of other formats."""
+    return replace(
+        block,
+        level=max(0, min(block.level, LEVEL_MAX)),
+        heading=storable(block.heading)[0][:HEADING_CHARACTERS_MAX],
+        context=storable(block.context)[0],
     )
 
 

@@ -9,13 +9,29 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from services.ingester.chunking import CHARACTERS_PER_TOKEN_MAX, CONTEXT_TOKENS_MAX, PREFIX_TOKENS_MAX
 from services.ingester.parsing import PageUnit
 from services.ingester.parsing.blocks import LineUnit
+from services.ingester.parsing.writer import (
+    HEADING_CHARACTERS_MAX,
+    LEVEL_MAX,
+    MEDIA_TYPE_CHARACTERS_MAX,
+    METADATA_CHARACTERS_MAX,
+    METADATA_ENTRIES_MAX,
+    METADATA_NAME_CHARACTERS_MAX,
+    TITLE_CHARACTERS_MAX,
+)
 from shared.errors import ParserLimit
 from shared.text import storable
 
 NUMBER_MAX = 2**31 - 1
 NAME_CHARACTERS_MAX = 1000
+# Title and headings on one line, the context on the next.
+PREFIX_CHARACTERS_MAX = (PREFIX_TOKENS_MAX + CONTEXT_TOKENS_MAX) * CHARACTERS_PER_TOKEN_MAX + 1
+# One heading of each level, those of none included, with what stands between them.
+PATH_CHARACTERS_MAX = (LEVEL_MAX + 1) * (HEADING_CHARACTERS_MAX + len(" > "))
+# Each place of a chunk is a piece of at least a token, or a line of its own; no model reads so many.
+PLACES_MAX = 65_536
 LIE = "the parser wrote what it should not"
 Check = Callable[[Any], bool]
 T = TypeVar("T")
@@ -68,6 +84,10 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and not storable(value)[1]
 
 
+def _text(length_max: int) -> Check:
+    return lambda value: isinstance(value, str) and len(value) <= length_max and is_text(value)
+
+
 def is_name(value: object) -> bool:
     """Whether it is a text as long as a file's name may be; it need not be storable yet."""
     return isinstance(value, str) and len(value) <= NAME_CHARACTERS_MAX
@@ -83,7 +103,7 @@ def _or_none(is_right: Check) -> Check:
 
 
 def _list_of(is_right: Check) -> Check:
-    return lambda value: isinstance(value, list) and all(map(is_right, value))
+    return lambda value: isinstance(value, list) and len(value) <= PLACES_MAX and all(map(is_right, value))
 
 
 def _one_of(names: type[PageUnit] | type[LineUnit]) -> Check:
@@ -92,23 +112,23 @@ def _one_of(names: type[PageUnit] | type[LineUnit]) -> Check:
 
 
 def _is_metadata(value: object) -> bool:
-    return isinstance(value, dict) and all(is_text(name) and is_text(text) for name, text in value.items())
-
-
-def _is_turn(value: object) -> bool:
     return (
-        isinstance(value, list)
-        and len(value) == 3
-        and _COUNT(value[0])
-        and _PLACE(value[1])
-        and _or_none(is_text)(value[2])
+        isinstance(value, dict)
+        and len(value) <= METADATA_ENTRIES_MAX
+        and all(_METADATA_NAME(name) and _METADATA_TEXT(text) for name, text in value.items())
     )
 
 
+def _is_turn(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and _COUNT(value[0]) and _PLACE(value[1]) and _LABEL(value[2])
+
+
 _COUNT, _PLACE = _number(0), _number(1)
+_METADATA_NAME, _METADATA_TEXT = _text(METADATA_NAME_CHARACTERS_MAX), _text(METADATA_CHARACTERS_MAX)
+_LABEL = _or_none(_text(TITLE_CHARACTERS_MAX))
 HEAD: Mapping[str, Check] = {
-    "media_type": is_text,
-    "title": _or_none(is_text),
+    "media_type": _text(MEDIA_TYPE_CHARACTERS_MAX),
+    "title": _or_none(_text(TITLE_CHARACTERS_MAX)),
     "metadata": _is_metadata,
     "replaced_character_count": _COUNT,
     "page_unit": _one_of(PageUnit),
@@ -119,13 +139,13 @@ HEAD: Mapping[str, Check] = {
 CHUNK: Mapping[str, Check] = {
     "ordinal": _COUNT,
     "text": is_text,
-    "prefix": is_text,
-    "heading": is_text,
+    "prefix": _text(PREFIX_CHARACTERS_MAX),
+    "heading": _text(PATH_CHARACTERS_MAX),
     "page": _or_none(_PLACE),
     "char_start": _COUNT,
     "char_end": _COUNT,
     "token_count": _PLACE,
-    "page_label": _or_none(is_text),
+    "page_label": _LABEL,
     "page_turns": _list_of(_is_turn),
     "lines": _list_of(_PLACE),
 }

@@ -37,6 +37,9 @@ START_SECONDS_MAX = 60.0
 HELLO_BYTES_MAX = 131_072
 # The server names a child as soon as it has forked it.
 NAME_SECONDS_MAX = 5.0
+# A child that has written its last line leaves at once.
+END_SECONDS_MAX = 5.0
+_REST_BYTES = 65_536
 _ERRORS: dict[str, type[PermanentError]] = {
     error.code: error
     for error in (UnsupportedFormat, CorruptFile, EncryptedFile, NeedsOcr, EmptyDocument, ParserLimit, FileTooLarge)
@@ -193,22 +196,50 @@ class ParserPool:
 
 
 class _Child:
-    """The process that parses one file: named by the server's line, which comes before any of its own."""
+    """The process that parses one file: named by the server's line, which comes before any of its own.
+
+    `has_ended` is what it says itself, and no reason to believe it.
+    """
 
     def __init__(self) -> None:
         self.pid: int | None = None
         self.has_ended = False
+        self._process: int | None = None
+
+    def name(self, pid: int) -> None:
+        """Note which process it is, so that no other is ever taken for it, where the system has a handle for that."""
+        self.pid = pid
+        with contextlib.suppress(AttributeError, OSError):  # not Linux, too old, or gone already
+            self._process = os.pidfd_open(pid)
 
     async def kill(self, reader: asyncio.StreamReader) -> None:
-        """Kill it unless it has ended, also when the line that names it has not been read yet."""
-        if self.has_ended:
-            return
+        """Kill it, also when it says that it has ended, or the line that names it has not been read yet."""
         # Without the line its server is dead, and it with that.
         with contextlib.suppress(TimeoutError, ValueError, OSError):
             if self.pid is None:
                 async with asyncio.timeout(NAME_SECONDS_MAX):
-                    self.pid = int(json.loads(await reader.readline())["pid"])
-            os.kill(self.pid, signal.SIGKILL)
+                    self.name(int(json.loads(await reader.readline())["pid"]))
+            assert self.pid is not None
+            if self._process is not None:
+                try:
+                    signal.pidfd_send_signal(self._process, signal.SIGKILL)
+                finally:
+                    os.close(self._process)
+            elif not (self.has_ended and await _has_closed(reader)):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+async def _has_closed(reader: asyncio.StreamReader) -> bool:
+    """Wait for the end of what a child writes. Until then its number is its own; then it may be another's."""
+    try:
+        async with asyncio.timeout(END_SECONDS_MAX):
+            while await reader.read(_REST_BYTES):
+                pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True
 
 
 async def _read(
@@ -238,7 +269,7 @@ async def _read(
         message = read_line(line)
         match message:
             case {"pid": int(pid)} if child.pid is None:  # the server's line, before any of the child's
-                child.pid = pid
+                child.name(pid)
             case {"document": head}:
                 yield built(ParsedHead, head, HEAD)
             case {"chunk": chunk}:

@@ -83,6 +83,10 @@ def page_count(head: ParsedHead, name: str) -> int:
     return int(head.metadata.get(name, 0))
 
 
+def not_read_and_blank(head: ParsedHead) -> tuple[int, int]:
+    return page_count(head, "pages_not_read_by_ocr"), page_count(head, "pages_without_text")
+
+
 async def test_scan_is_read_page_by_page(parsers):
     head, chunks = await parse(parsers, pdf(READS, SEES_NOTHING, READS), "scan.pdf")
     assert places(chunks) == [(f"{_READ}\n\n{_READ}", 1)]
@@ -109,21 +113,26 @@ async def test_page_of_any_size_is_a_picture_of_bounded_size(parsers, size):
 async def test_page_that_breaks_it_costs_that_page(parsers, bad):
     head, chunks = await parse(parsers, pdf(READS, bad, READS), "scan.pdf")
     assert places(chunks) == [(f"{_READ}\n\n{_READ}", 1)]
-    assert (page_count(head, "pages_read_by_ocr"), page_count(head, "pages_without_text")) == (2, 1)
+    assert (page_count(head, "pages_read_by_ocr"), not_read_and_blank(head)) == (2, (1, 0))
 
 
 async def test_page_that_hangs_costs_that_page(tesseract):
     async with parsing(20) as parsers:
         head, chunks = await parse(parsers, pdf(READS, HANGS, READS), "scan.pdf")
     assert places(chunks) == [(f"{_READ}\n\n{_READ}", 1)]
-    assert page_count(head, "pages_without_text") == 1
+    assert not_read_and_blank(head) == (1, 0)
 
 
 async def test_page_that_cannot_be_drawn_in_its_time_costs_that_page(tesseract):
     async with parsing(20) as parsers:
         head, chunks = await parse(parsers, pdf(READS, READS, READS, layers=LAYERS), "scan.pdf")
     assert places(chunks) == [(f"{_READ}\n\n{_READ}", 1)]
-    assert page_count(head, "pages_without_text") == 1
+    assert not_read_and_blank(head) == (1, 0)
+
+
+async def test_page_that_is_not_read_is_none_that_is_blank(parsers):
+    head, _ = await parse(parsers, pdf(_SENTENCE * 4, DIES, SEES_NOTHING, "", FAILS), "mixed.pdf")
+    assert (page_count(head, "pages"), not_read_and_blank(head)) == (5, (2, 2))
 
 
 async def test_scan_that_is_not_read_in_its_time_says_how_far_it_came(tesseract):
@@ -136,7 +145,7 @@ async def test_text_stands_though_its_pictures_are_not_read_in_time(tesseract):
     async with parsing(15) as parsers:
         head, chunks = await parse(parsers, pdf(_SENTENCE * 4, *[HANGS] * 6, _SENTENCE), "mixed.pdf")
     assert chunks
-    assert page_count(head, "pages_without_text") == 6
+    assert not_read_and_blank(head) == (6, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Parser children: real processes, their walls and what is told when one ends badly."""
 
 import asyncio
+import contextlib
 import dataclasses
 import io
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import zipfile
@@ -20,6 +22,7 @@ from PIL import Image
 from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen.canvas import Canvas
 
+from services.ingester import sandbox
 from services.ingester.chunking import Chunk
 from services.ingester.parsing.registry import DOCX, ODT
 from services.ingester.sandbox import TIMED_BYTES, ParsedHead, ParseLimits, ParserPool, _Child, _read
@@ -347,6 +350,53 @@ async def test_child_is_killed_though_the_line_that_names_it_was_not_read():
     reader.feed_data(f'{{"pid": {process.pid}}}\n'.encode())
     await _Child().kill(reader)
     assert await process.wait() == -signal.SIGKILL
+
+
+async def parse_with_child_that_stays(last: dict[str, object], *, is_closed: bool) -> int:
+    """Let a process that stays write its last line, and perhaps close its socket; return what ended it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    child = await asyncio.create_subprocess_exec("sleep", "300")
+    parsers = ParserPool(BUNDLED_MODEL, ParseLimits(60, GIB, 128))
+    parsers._server, parsers._control = child, ours
+
+    def serve() -> list[int]:
+        _, descriptors, _, _ = socket.recv_fds(theirs, 65_536, 2)
+        for line in ({"pid": child.pid}, last):
+            os.write(descriptors[1], json.dumps(line).encode() + b"\n")
+        if is_closed:
+            os.close(descriptors.pop())
+        return descriptors
+
+    with ours, theirs, tempfile.TemporaryFile() as file:
+        serving = asyncio.create_task(asyncio.to_thread(serve))
+        try:
+            async for _ in parsers.parse("note.md", file, 0):
+                pass
+        except CorruptFile:
+            pass
+        for descriptor in await serving:
+            os.close(descriptor)
+    with contextlib.suppress(ProcessLookupError):
+        child.terminate()  # of two that end a process the first is told
+    return await child.wait()
+
+
+LAST_LINES = [{"end": True}, {"error": "a reason", "code": "corrupt_file"}]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no process has a handle")
+@pytest.mark.parametrize("is_closed", [False, True])
+@pytest.mark.parametrize("last", LAST_LINES, ids=str)
+async def test_child_that_says_that_it_has_ended_and_stays_is_killed(last, is_closed):
+    assert await parse_with_child_that_stays(last, is_closed=is_closed) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("last", LAST_LINES, ids=str)
+async def test_child_without_a_handle_is_killed_unless_its_number_may_be_anothers(last, monkeypatch):
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    monkeypatch.setattr(sandbox, "END_SECONDS_MAX", 0.05)
+    assert await parse_with_child_that_stays(last, is_closed=False) == -signal.SIGKILL
+    assert await parse_with_child_that_stays(last, is_closed=True) == -signal.SIGTERM
 
 
 async def test_child_whose_parse_is_given_up_is_killed(parsers):

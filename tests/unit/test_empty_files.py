@@ -61,6 +61,15 @@ def slides(*, has_picture: bool) -> bytes:
     return saved(deck.save)
 
 
+def form() -> bytes:
+    file = io.BytesIO()
+    canvas = Canvas(file)
+    canvas.acroForm.textfield(name="berth", value="Berth seven is paid until May.")
+    canvas.showPage()
+    canvas.save()
+    return file.getvalue()
+
+
 def pdf(*, has_picture: bool) -> bytes:
     file = io.BytesIO()
     canvas = Canvas(file)
@@ -122,3 +131,8 @@ def test_file_of_no_bytes_is_an_empty_document(suffix: str) -> None:
 def test_file_that_holds_pictures_of_a_text_needs_ocr(name: str) -> None:
     with pytest.raises(NeedsOcr, match="ocrmypdf"):
         parse(name, PICTURES[name])
+
+
+def test_form_whose_words_are_not_had_does_not_pass_for_nothing() -> None:
+    with pytest.raises(NeedsOcr, match="form fields"):
+        parse("a.pdf", form())

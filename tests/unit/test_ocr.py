@@ -1,11 +1,17 @@
 """What is given to tesseract, and what is made of what it says."""
 
+import io
+import os
+
+import pypdfium2 as pdfium
 import pytest
+from reportlab.pdfgen.canvas import Canvas
 
 from services.ingester.parsing.ocr import (
     LANGUAGES_MAX,
     PIXELS_MAX,
     SIDE_PIXELS_MAX,
+    Ocr,
     Tesseract,
     _Lost,
     _NotUsable,
@@ -106,3 +112,23 @@ def test_program_is_looked_for_unless_nobody_wants_it(tmp_path):
     assert found.environment() == {"LC_ALL": "C", "OMP_THREAD_LIMIT": "1", "TESSDATA_PREFIX": "/data"}
     assert Tesseract.find("off", environment) is None
     assert Tesseract.find(None, {"PATH": str(tmp_path)}) is None
+
+
+def test_program_for_which_there_is_too_little_memory_costs_the_page():
+    def enclose() -> None:
+        raise MemoryError
+
+    file = io.BytesIO()
+    canvas = Canvas(file)
+    canvas.showPage()
+    canvas.save()
+    document = pdfium.PdfDocument(file.getvalue())
+    ocr = Ocr(Tesseract("/bin/true"), enclose)
+    try:
+        assert "does not run" in str(ocr.start().problem)
+        ocr.begin(50)
+        assert ocr.read(document[0]) == []
+        assert (ocr.failed_count, ocr.not_read_count) == (1, 1)
+    finally:
+        document.close()
+        os.close(ocr._silence)

@@ -185,6 +185,11 @@ def test_front_matter_ends_at_its_closing_line(closing: str) -> None:
     assert _blocks(_markdown(f"---\n# remark\nkey: value\n{closing}\nBody.")) == [(PROSE, "Body.")]
 
 
+def test_front_matter_that_a_name_fills_is_left_out() -> None:
+    document = parse_markdown(f"---\n{'a' * 101}: Ada\n{'b' * 100}: Bo\n---\nText.\n", 0)
+    assert document.metadata == {"b" * 100: "Bo"}
+
+
 def test_empty_front_matter_is_left_out() -> None:
     assert _blocks(_markdown("---\n---\nBody.")) == [(PROSE, "Body.")]
 

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+import pypdfium2 as pdfium
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from reportlab.pdfgen.canvas import Canvas
 
 from services.ingester.parsing import ParsedDocument, media_type_of, parse
 from services.ingester.parsing import pdf as pdf_module
+from services.ingester.parsing.ocr import Ocr
 from services.ingester.parsing.pdf import parse_pdf
 from services.ingester.parsing.pdf_headings import Entry, largest_words, with_outline, with_sizes
 from services.ingester.parsing.pdf_layout import (
@@ -282,6 +284,42 @@ def test_short_text_without_pictures_is_no_scan() -> None:
 def test_empty_pages_are_told_as_such() -> None:
     with pytest.raises(EmptyDocument, match="no text on its 1 page"):
         read(lambda canvas: canvas.showPage())
+
+
+def field(canvas: Canvas) -> None:
+    canvas.acroForm.textfield(name="berth", value="Berth seven is paid until May.", x=72, y=700, width=300)
+
+
+def note(canvas: Canvas) -> None:
+    canvas.textAnnotation("Berth seven is paid until May.", (72, 700, 90, 720))
+
+
+def stroke(canvas: Canvas) -> None:
+    canvas.line(72, 700, 300, 720)
+
+
+@pytest.mark.parametrize("draw", [field, note, stroke])
+def test_pages_of_form_fields_or_strokes_alone_are_not_empty(draw: Callable[[Canvas], object]) -> None:
+    def draw_all(canvas: Canvas) -> None:
+        canvas.showPage()
+        draw(canvas)
+        canvas.showPage()
+
+    with pytest.raises(NeedsOcr, match=r"1 of 2 pages hold drawings or form fields only.*print the file to a new PDF"):
+        read(draw_all)
+
+
+def test_empty_pages_beside_one_that_cannot_be_read_are_not_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_page = pdf_module._read_page
+
+    def read_but_the_second(document: pdfium.PdfDocument, index: int, ocr: Ocr | None) -> object:
+        if index == 1:
+            raise pdfium.PdfiumError("damaged")
+        return read_page(document, index, ocr)
+
+    monkeypatch.setattr(pdf_module, "_read_page", read_but_the_second)
+    with pytest.raises(CorruptFile, match="1 of 2 pages of the PDF cannot be read"):
+        read(lambda canvas: [canvas.showPage() for _ in range(2)])
 
 
 def test_too_many_pages_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,6 +230,7 @@ def test_latex_has_headings_without_its_commands() -> None:
 def test_file_of_several_chapters_has_no_title() -> None:
     assert parse_org("* One\n* Two\n", 0).title is None
     assert parse_org("* One\n** Two\n", 0).title == "One"
+    assert len(parse_org("#+title: " + "Harbour dues " * 50, 0).title or "") == 300
 
 
 @pytest.mark.parametrize(

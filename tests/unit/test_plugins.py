@@ -32,6 +32,23 @@ def test_every_word_of_a_plug_in_can_be_stored():
     assert (document.blocks[0].heading[:5], document.blocks[1].context[:5]) == ("Berth", "Berth")
 
 
+def test_what_stands_beside_the_text_of_a_plug_in_is_no_longer_than_that_of_others():
+    long = "berth " * 1000
+    heading = Block(BlockKind.HEADING, 0, 5, level=40, heading=long)
+    given = replace(
+        DOCUMENT,
+        blocks=[heading],
+        title=long,
+        metadata={f"{number} {long}": long for number in range(1000)},
+        page_labels={1: long},
+    )
+    document = _guarded("berths", lambda _: given)(b"")
+    (block,) = document.blocks
+    assert (block.level, len(block.heading)) == (6, 300)
+    assert (len(document.title or ""), len(document.page_labels[1]), len(document.metadata)) == (300, 300, 100)
+    assert {(len(name), len(text)) for name, text in document.metadata.items()} == {(100, 1000)}
+
+
 @pytest.mark.parametrize("blocks", [[Block(BlockKind.PROSE, 5, 3)], [Block(BlockKind.PROSE, 0, 900)], ["text"]])
 def test_blocks_that_cannot_be_are_the_plug_ins_fault(blocks):
     with pytest.raises(CorruptFile, match="the plug-in berths could not read the file"):

@@ -39,6 +39,14 @@ async def test_what_parsers_write_is_read():
     assert (began.name, piece) == ("a.txt", b"forty")
 
 
+async def test_as_much_as_parsers_may_write_is_read():
+    metadata = {f"{number:100}": "a" * 1000 for number in range(100)}
+    head = HEAD_TOLD | {"media_type": "a" * 200, "title": "a" * 300, "metadata": metadata}
+    prefix, heading = "a" * 801, " > ".join(["a" * 300] * 7)
+    chunk = CHUNK_TOLD | {"prefix": prefix, "heading": heading, "page_label": "a" * 300, "lines": [1] * 65_536}
+    assert len(await read({"document": head}, {"chunk": chunk}, {"end": True})) == 2
+
+
 def test_every_field_is_looked_at():
     assert HEAD.keys() == HEAD_TOLD.keys()
     assert CHUNK.keys() == CHUNK_TOLD.keys()
@@ -47,9 +55,12 @@ def test_every_field_is_looked_at():
 def wrong_fields() -> list[tuple[str, dict[str, Any]]]:
     """Return heads and chunks of which one field is what no parser writes."""
     heads: dict[str, list[object]] = {
-        "media_type": [*TEXTS, None],
-        "title": TEXTS,
-        "metadata": [None, [], "a", {"a": 1}, {"a": ["b"]}, {"a\x00": "b"}],
+        "media_type": [*TEXTS, None, "a" * 201],
+        "title": [*TEXTS, "a" * 301],
+        "metadata": [
+            *(None, [], "a", {"a": 1}, {"a": ["b"]}, {"a\x00": "b"}),
+            *({"a": "b" * 1001}, {"a" * 101: "b"}, {str(number): "b" for number in range(101)}),
+        ],
         "replaced_character_count": NUMBERS,
         "page_unit": [None, 1, "pages", ["page"]],
         "line_unit": [None, {}, "lines"],
@@ -60,15 +71,18 @@ def wrong_fields() -> list[tuple[str, dict[str, Any]]]:
     chunks: dict[str, list[object]] = {
         "ordinal": NUMBERS,
         "text": [*TEXTS, None],
-        "prefix": [*TEXTS, None],
-        "heading": [*TEXTS, None],
+        "prefix": [*TEXTS, None, "a" * 802],
+        "heading": [*TEXTS, None, "a" * 2122],
         "page": [0, *NUMBERS[:-1]],
         "char_start": NUMBERS,
         "char_end": NUMBERS,
         "token_count": [0, *NUMBERS],
-        "page_label": TEXTS,
-        "page_turns": [None, 1, "a", [1], [[1, 2]], [[1, 0, "a"]], [[1, 2, 3]], [["1", 2, None]], {"1": 2}],
-        "lines": [None, 1, [0], ["1"], [[1]], [None], [2**40], {"1": 1}],
+        "page_label": [*TEXTS, "a" * 301],
+        "page_turns": [
+            *(None, 1, "a", [1], [[1, 2]], [[1, 0, "a"]], [[1, 2, 3]], [["1", 2, None]], {"1": 2}),
+            *([[1, 2, "a" * 301]], [[1, 2, None]] * 65_537),
+        ],
+        "lines": [None, 1, [0], ["1"], [[1]], [None], [2**40], {"1": 1}, [1] * 65_537],
     }
     wrong = [("document", HEAD_TOLD | {name: value}) for name, values in heads.items() for value in values]
     return wrong + [("chunk", CHUNK_TOLD | {name: value}) for name, values in chunks.items() for value in values]
@@ -77,7 +91,7 @@ def wrong_fields() -> list[tuple[str, dict[str, Any]]]:
 async def test_field_of_another_kind_is_refused_for_good():
     for kind, told in wrong_fields():
         with pytest.raises(ParserLimit, match="should not"):
-            pytest.fail(f"{kind} {told} was taken: {await read({kind: told})}")
+            pytest.fail(f"{kind} {str(told)[:1000]} was taken: {str(await read({kind: told}))[:100]}")
 
 
 @pytest.mark.parametrize(

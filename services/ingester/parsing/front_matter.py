@@ -6,7 +6,7 @@ grow.
 
 import re
 
-from services.ingester.parsing.writer import METADATA_CHARACTERS_MAX
+from services.ingester.parsing.writer import METADATA_CHARACTERS_MAX, METADATA_NAME_CHARACTERS_MAX
 from shared.text import one_line
 
 CHARACTERS_MAX = 20_000
@@ -82,4 +82,4 @@ def _joined(values: dict[str, list[str]]) -> dict[str, str]:
         (key, one_line(", ".join(part for part in parts if part), METADATA_CHARACTERS_MAX))
         for key, parts in list(values.items())[:ENTRIES_MAX]
     ]
-    return {key: value for key, value in entries if value}
+    return {key: value for key, value in entries if value and len(key) <= METADATA_NAME_CHARACTERS_MAX}

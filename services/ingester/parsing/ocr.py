@@ -55,6 +55,10 @@ class _NotUsable(Exception):
     """Tesseract is there and cannot be used; the message says what to do."""
 
 
+# The last is what becomes of an error between fork and exec, such as too little memory left.
+_FAILURES = (_Lost, OSError, subprocess.SubprocessError)
+
+
 @dataclass(frozen=True, slots=True)
 class Tesseract:
     """The program as it was found; `languages` are those that were asked for, joined by `+`."""
@@ -130,6 +134,11 @@ class Ocr:
         self._page_seconds = min(PAGE_SECONDS_MAX, PAGE_SHARE_MAX * seconds)
         self.read_count = self.blank_count = self.failed_count = self.late_count = self.character_count = 0
 
+    @property
+    def not_read_count(self) -> int:
+        """Of how many pages nobody knows what they show."""
+        return self.failed_count + self.late_count
+
     def read(self, page: pdfium.PdfPage) -> list[Line]:
         """Return the lines that a page shows; none where it shows none, or it cannot be told."""
         started = time.monotonic()
@@ -140,7 +149,7 @@ class Ocr:
             width, height = (float(side) for side in page.get_size())
             scale = scale_of(width, height)
             table = self._recognise(page, scale, min(started + self._page_seconds, self._until))
-        except (_Lost, OSError):
+        except _FAILURES:
             is_late = time.monotonic() >= self._until
             self.late_count += is_late
             self.failed_count += not is_late
@@ -169,7 +178,7 @@ class Ocr:
     def _list_languages(self) -> list[str]:
         try:
             output = self._run(["--list-langs"], None, time.monotonic() + START_SECONDS_MAX)
-        except (_Lost, OSError) as error:
+        except _FAILURES as error:
             advice = "install it from the system's packages, below /usr, or set ASKBOX_OCR_LANGUAGES=off"
             raise _NotUsable(f"{self._command} does not run behind the parser's walls ({error}): {advice}") from None
         _, *names = output.splitlines() or [""]  # the first line says what follows
@@ -203,7 +212,7 @@ class Ocr:
     def _run(self, arguments: Sequence[str], given: int | None, until: float) -> str:
         """Run it and return what it writes.
 
-        Raises: _Lost · OSError when it does not start.
+        Raises: _Lost · OSError or SubprocessError when it does not start.
         """
         process = subprocess.Popen(  # noqa: S603
             [self._command, *arguments],

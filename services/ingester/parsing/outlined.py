@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 from services.ingester.parsing.blocks import Block, BlockKind, ParsedDocument
 from services.ingester.parsing.plain import plain_blocks
 from services.ingester.parsing.titles import meaningful_title
-from services.ingester.parsing.writer import HEADING_CHARACTERS_MAX, LEVEL_MAX, folded, refuse_endless
+from services.ingester.parsing.writer import (
+    HEADING_CHARACTERS_MAX,
+    LEVEL_MAX,
+    TITLE_CHARACTERS_MAX,
+    folded,
+    refuse_endless,
+)
+from shared.text import one_line
 
 # A longer line is no heading, whatever it begins with.
 _LINE_CHARACTERS_MAX = 1000
@@ -82,7 +89,8 @@ def _parse(text: str, replaced: int, outline_of: Callable[[Sequence[str]], _Outl
     outline = outline_of(lines)
     blocks = list(_blocks(text, lines, outline))
     highest = [block.heading for block in blocks if block.level == 1]
-    title = meaningful_title(outline.title) or (highest[0] if len(highest) == 1 else None)
+    claimed = one_line(meaningful_title(outline.title) or "", TITLE_CHARACTERS_MAX)
+    title = claimed or (highest[0] if len(highest) == 1 else None)
     return ParsedDocument(text=text, blocks=blocks, title=title, replaced_character_count=replaced)
 
 

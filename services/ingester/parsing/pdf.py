@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
@@ -27,15 +28,30 @@ _FORMS_DEPTH_MAX = 4
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What PDFium tells of a file: also how many pages it cannot open, and how many are drawn but hardly written on."""
+    """What PDFium tells of a file.
+
+    Of its pages it cannot open `unreadable_count`, `pictures_count` are drawn but hardly written on, `not_read_count` have no
+    text because OCR gave them up, and `blank_count` hold nothing at all.
+    """
 
     pages: list[PageLines]
     unreadable_count: int
     pictures_count: int
+    not_read_count: int
+    blank_count: int
     outline: list[Entry]
     title: str | None
     author: str
     labels: dict[int, str]
+
+
+class _Page(NamedTuple):
+    """The lines of a page, and what it is where it has none, or hardly any."""
+
+    lines: PageLines
+    is_picture: bool = False
+    is_not_read: bool = False
+    is_blank: bool = False
 
 
 def parse_pdf(content: bytes, ocr: Ocr | None = None) -> ParsedDocument:
@@ -47,7 +63,7 @@ def parse_pdf(content: bytes, ocr: Ocr | None = None) -> ParsedDocument:
     count = len(read.pages)
     if read.unreadable_count == count:
         raise CorruptFile(f"none of the {count} pages of the PDF can be read: open and save it again")
-    empty_count = sum(not page.lines for page in read.pages)
+    empty_count = sum(not page.lines for page in read.pages) - read.not_read_count
     _refuse_pictures(read, ocr)
     pages = without_repeated(read.pages)
     title = next(filter(None, map(meaningful_title, (read.title, largest_words(pages), root_of(read.outline)))), None)
@@ -59,6 +75,8 @@ def parse_pdf(content: bytes, ocr: Ocr | None = None) -> ParsedDocument:
         metadata["pages_unreadable"] = str(read.unreadable_count)
     if ocr is not None and ocr.read_count:
         metadata["pages_read_by_ocr"] = str(ocr.read_count)
+    if ocr is not None and ocr.not_read_count:
+        metadata["pages_not_read_by_ocr"] = str(ocr.not_read_count)
     return _write(pages).document(title, metadata, page_labels=read.labels)
 
 
@@ -72,7 +90,7 @@ def _refuse_pictures(read: _Read, ocr: Ocr | None) -> None:
     if seen:
         return
     if not any(lengths) and not read.pictures_count:
-        raise EmptyDocument(f"the PDF has no text on its {len(lengths)} pages: nothing was stored")
+        raise _without_text(read)
     if read.pictures_count:
         few = sum(length < CHARACTERS_PER_PAGE_MIN for length in lengths)
         raise NeedsOcr(
@@ -81,6 +99,22 @@ def _refuse_pictures(read: _Read, ocr: Ocr | None) -> None:
             if ocr is None
             else f"OCR found no text in {few} of {len(lengths)} pages: scan them again, larger or clearer"
         )
+
+
+def _without_text(read: _Read) -> Exception:
+    """Return what is told of a file without a word: only one that holds nothing takes its text back."""
+    count = len(read.pages)
+    if read.blank_count == count:
+        return EmptyDocument(f"the PDF has no text on its {count} pages: nothing was stored")
+    if read.unreadable_count:
+        return CorruptFile(
+            f"{read.unreadable_count} of {count} pages of the PDF cannot be read, and the others have no text: "
+            "open and save it again"
+        )
+    return NeedsOcr(
+        f"{count - read.blank_count} of {count} pages hold drawings or form fields only, and no text: print the file to a "
+        "new PDF, or run OCR on it (for example `ocrmypdf --force-ocr IN OUT`), then drop the result"
+    )
 
 
 def _write(pages: Sequence[PageLines]) -> TextWriter:
@@ -104,22 +138,30 @@ def _read(content: bytes, ocr: Ocr | None) -> _Read:
     try:
         if len(document) > PAGES_MAX:
             raise ParserLimit(f"the PDF has {len(document):,} pages, at most {PAGES_MAX:,} are read: split it")
-        pages, unreadable_count, pictures_count = [], 0, 0
+        pages: list[_Page] = []
+        unreadable_count = 0
         left = CHARACTERS_MAX
         for index in range(len(document)):
             try:
-                page, is_picture = _read_page(document, index, ocr)
+                page = _read_page(document, index, ocr)
             except pdfium.PdfiumError:
-                page, is_picture = PageLines(index + 1, 0.0, []), False
+                page = _Page(PageLines(index + 1, 0.0, []))
                 unreadable_count += 1
-            pictures_count += is_picture
-            left -= sum(len(line.text) for line in page.lines)
+            left -= sum(len(line.text) for line in page.lines.lines)
             if left < 0:
                 raise ParserLimit(f"the PDF holds more than {CHARACTERS_MAX:,} characters of text: split it")
             pages.append(page)
         title, author = _information(document, "Title"), _information(document, "Author")
         return _Read(
-            pages, unreadable_count, pictures_count, list(_outline(document)), title, author, _labels(document)
+            [page.lines for page in pages],
+            unreadable_count,
+            sum(page.is_picture for page in pages),
+            sum(page.is_not_read for page in pages),
+            sum(page.is_blank for page in pages),
+            list(_outline(document)),
+            title,
+            author,
+            _labels(document),
         )
     finally:
         document.close()
@@ -155,8 +197,8 @@ def _labels(document: pdfium.PdfDocument) -> dict[int, str]:
     return labels
 
 
-def _read_page(document: pdfium.PdfDocument, index: int, ocr: Ocr | None) -> tuple[PageLines, bool]:
-    """Return a page's lines, and whether it is drawn but hardly written on."""
+def _read_page(document: pdfium.PdfDocument, index: int, ocr: Ocr | None) -> _Page:
+    """Return a page's lines, with those that OCR sees where it is drawn but hardly written on."""
     page = document[index]
     try:
         text_page = page.get_textpage()
@@ -165,12 +207,22 @@ def _read_page(document: pdfium.PdfDocument, index: int, ocr: Ocr | None) -> tup
         finally:
             text_page.close()
         is_picture = sum(len(line.text) for line in lines) < CHARACTERS_PER_PAGE_MIN and _is_drawn(page)
-        if is_picture and ocr is not None and (seen := ocr.read(page)):
-            own = {line.text for line in lines}  # a stamp, which the picture shows as well
-            lines, is_picture = [*lines, *(line for line in seen if line.text not in own)], False
-        return PageLines(index + 1, float(page.get_height()), lines), is_picture
+        is_not_read = False
+        if is_picture and ocr is not None:
+            before = ocr.not_read_count
+            if seen := ocr.read(page):
+                own = {line.text for line in lines}  # a stamp, which the picture shows as well
+                lines, is_picture = [*lines, *(line for line in seen if line.text not in own)], False
+            is_not_read = not lines and ocr.not_read_count > before
+        is_blank = not lines and not is_picture and _is_blank(page)
+        return _Page(PageLines(index + 1, float(page.get_height()), lines), is_picture, is_not_read, is_blank)
     finally:
         page.close()
+
+
+def _is_blank(page: pdfium.PdfPage) -> bool:
+    """Whether nothing stands on a page: neither strokes, nor form fields and notes, whose words PDFium does not give."""
+    return pdfium_c.FPDFPage_GetAnnotCount(page) == 0 and next(page.get_objects(max_depth=1), None) is None
 
 
 def _is_drawn(page: pdfium.PdfPage) -> bool:

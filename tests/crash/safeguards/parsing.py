@@ -75,14 +75,14 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "plug-ins: their headings and the names of their columns can be stored",
         PLUGINS,
-        "            replace(block, heading=storable(block.heading)[0], context=storable(block.context)[0])\n",
-        "            block\n",
+        "        blocks=[_shortened(block) if block.heading or block.context else block for block in document.blocks],\n",
+        "        blocks=document.blocks,\n",
         WORDS,
     ),
     mutant(
         "plug-ins: the names of their pages can be stored",
         PLUGINS,
-        "page_labels={page: storable(label)[0] for",
+        "page_labels={page: _line(label, TITLE_CHARACTERS_MAX) for",
         "page_labels={page: label for",
         WORDS,
     ),

@@ -56,8 +56,8 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "words: those of grammar count in no language",
         "sql/0019_identifiers.sql",
-        "      NOT s.place = ANY (a.places)\n",
-        "      true\n",
+        "WHERE s.is_held AND (g.place IS NULL OR (v.is_single",
+        "WHERE s.is_held AND (true OR (v.is_single",
         f"{LANGUAGES}::test_words_of_grammar_count_for_no_unknown_language",
     ),
     mutant(
@@ -485,16 +485,38 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "filters: a phrase is looked for inside the scope",
         "sql/0020_phrases.sql",
-        " 'g'));\nBEGIN\n  IF asked_collection_id IS NULL OR NOT asked_collection_id = ANY (scope()) THEN\n",
-        " 'g'));\nBEGIN\n  IF asked_collection_id IS NULL THEN\n",
+        "  spoken regconfig;\n  wanted tsquery;\nBEGIN\n  IF asked_collection_id IS NULL OR NOT asked_collection_id = ANY (scope()) THEN\n",
+        "  spoken regconfig;\n  wanted tsquery;\nBEGIN\n  IF asked_collection_id IS NULL THEN\n",
         "tests/api/test_filters.py::test_phrases_and_words_open_no_other_collection",
     ),
     mutant(
         "filters: words are looked for inside the scope",
         "sql/0020_phrases.sql",
-        "  wanted tsquery;\nBEGIN\n  IF asked_collection_id IS NULL OR NOT asked_collection_id = ANY (scope()) THEN\n",
-        "  wanted tsquery;\nBEGIN\n  IF asked_collection_id IS NULL THEN\n",
+        "  budget double precision;\n  wanted tsquery;\nBEGIN\n"
+        "  IF asked_collection_id IS NULL OR NOT asked_collection_id = ANY (scope()) THEN\n",
+        "  budget double precision;\n  wanted tsquery;\nBEGIN\n  IF asked_collection_id IS NULL THEN\n",
         "tests/api/test_filters.py::test_phrases_and_words_open_no_other_collection",
+    ),
+    mutant(
+        "words: an older embedder's job leaves nothing unlexed",
+        "services/embedder/statements.sql",
+        "  s.unlexed_below IS NOT NULL AND NOT EXISTS (",
+        "  s.unlexed_below IS NOT NULL AND false AND NOT EXISTS (",
+        "tests/db/test_lexing_anew.py::test_text_is_lexed_though_an_embedder_of_before_did_the_migrations_job",
+    ),
+    mutant(
+        "words: lexing ends in its share of a job's time",
+        "services/embedder/index.py",
+        "        while time.monotonic() < until and await retry_conflicts(once):\n",
+        "        while await retry_conflicts(once):\n",
+        "tests/db/test_lexing_anew.py::test_what_a_job_leaves_the_next_one_lexes",
+    ),
+    mutant(
+        "filters: a word of which nothing is left excludes nothing",
+        "services/query/filters.sql",
+        "chunks_holding($2::integer, phrase.words, false)",
+        "chunks_holding($2::integer, phrase.words, true)",
+        "tests/api/test_filters.py::test_phrase_and_excluded_word_hold_for_both_arms",
     ),
     mutant(
         "answers: no text closes its source",

@@ -53,7 +53,7 @@ async def main():
     while not (children := psutil.Process(parsers.server_pid).children()):
         await asyncio.sleep(0.02)
     # It dies with its parent once it has said so, which it does before it reads.
-    while int(next(line for line in open(f"/proc/{children[0].pid}/limits") if "file size" in line).split()[3]):
+    while next(line for line in open(f"/proc/{children[0].pid}/limits") if "file size" in line).split()[3] != "0":
         await asyncio.sleep(0.02)
     print(children[0].pid, flush=True)
     os.kill(os.getpid(), 9)

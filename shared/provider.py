@@ -112,9 +112,11 @@ class Gate:
         self._failures = min(self._failures + 1, FAILURES_COUNTED_MAX)
         seconds = retry_after or min(PAUSE_SECONDS_MIN * 2.0 ** (self._failures - 1), PAUSE_SECONDS_MAX)
         self._failed_at = time.monotonic()
-        self._open_at = max(self._open_at, self._failed_at + seconds)
+        # What was asked, exactly: a sum with the clock's time and the difference from it are not.
+        pause = max(seconds, self._open_at - self._failed_at)
+        self._open_at = self._failed_at + pause
         self._reason = reason
-        return self._open_at - self._failed_at
+        return pause
 
     def succeed(self, started_at: float) -> None:
         """Forget earlier failures, unless they came after this call was sent."""

@@ -1,5 +1,7 @@
 """What an answer tells of itself: its best sentences, why there is none, what it cost; and why a hit stands where it does."""
 
+from unittest.mock import ANY
+
 import pytest
 
 from services.query.answer import Answer, Answerer, Asked
@@ -74,6 +76,7 @@ async def test_refusal_of_an_empty_collection_says_so(client, pool):
     assert answer["meta"]["refusal"]["reason"] == "nothing_found"
     assert "no text yet" in answer["meta"]["refusal"]["words"]
     assert answer["closest"] == []
+    assert await ask(client, filters={"metadata": {}}) == answer | {"meta": ANY, "tokens": ANY}
 
 
 async def test_table_that_only_names_its_columns_is_not_quoted(client, pool):
@@ -120,6 +123,17 @@ async def test_model_reads_what_stands_beside_a_hit_and_cites_it_exactly(reader_
     assert source["quote"] == texts[2]
     assert source["char_start"] == sum(len(text) + 1 for text in texts[:2])
     assert answer["meta"]["chunks_used"] == 3
+
+
+async def test_model_reads_nothing_beside_a_hit_that_the_question_excludes(reader_pool, pool):
+    await publish_version(pool, ["It begins here.", "The nightly backup runs.", "It takes an hour every time."])
+    with serving_openai() as server:
+        async with asking(reader_pool, server) as app:
+            app.chats.play(Chat(["It runs [1]."]))
+            await app.answer(top_k=1, question="The nightly backup runs. -hour")
+            sent = app.chats.calls[-1].body["messages"][-1]["content"]
+    assert "The nightly backup runs." in sent
+    assert "takes an hour" not in sent
 
 
 async def test_same_text_in_several_documents_is_sent_once(reader_pool, pool):

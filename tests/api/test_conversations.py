@@ -96,8 +96,17 @@ async def test_first_question_needs_no_rewriting(app):
         Chat(["Let me think.\nWhen does the weekly backup run?"]),
         Chat(["word " * 1000]),
         Chat(["wort"] * 300),
+        Chat(["-weekly -backup"]),
     ],
-    ids=["too long", "nothing", "quotes", "two lines", "an essay", "more than the model reads"],
+    ids=[
+        "too long",
+        "nothing",
+        "quotes",
+        "two lines",
+        "an essay",
+        "more than the model reads",
+        "only what must not be there",
+    ],
 )
 async def test_rewriting_that_is_no_question_leaves_the_rule(app, script):
     app.chats.play(script, WRITTEN)

@@ -9,7 +9,10 @@ import openai
 import pytest
 
 from services.console import keys
+from services.query.answer import QUESTION_CHARACTERS_MAX
 from services.query.markers import NOT_IN_SOURCES
+from services.query.openai_schema import ChatIn
+from services.query.problems import PARAM_CHARACTERS_MAX
 from services.query.slots import Slots
 from tests.api.asking import QUESTION, TEXTS, asking
 from tests.factories import publish_version
@@ -361,6 +364,12 @@ async def test_long_conversation_is_read_from_its_end(app):
     assert "turn 349" not in sent
 
 
+def test_earlier_messages_are_read_as_far_as_a_question_may_be_long():
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "[ " * 500_000}]
+    asked = ChatIn(model="default", messages=[*said, *ASKED]).asked([], None)
+    assert [len(turn.content) for turn in asked.history] == [1, QUESTION_CHARACTERS_MAX]
+
+
 async def test_filters_and_sizes_of_the_query_are_known_here_too(reader_pool, pool, server):
     await publish_version(pool, [TEXTS[0]], source_uri="inbox:old/a.md")
     await publish_version(pool, [TEXTS[1]], source_uri="inbox:new/b.md")
@@ -379,6 +388,14 @@ async def test_body_that_is_too_large_or_no_json_is_told_in_their_form(plain):
     long = [{"role": "user", "content": "x " * 5000}]
     with pytest.raises(openai.BadRequestError, match="shorten it"):
         await complete(plain, long)
+
+
+async def test_name_of_what_is_wrong_is_told_shortly(plain):
+    body = {"model": "default", "messages": ASKED, "filters": {"metadata": {"k" * 500_000: "x"}}}
+    response = await plain.client.post("/v1/chat/completions", json=body)
+    assert 400 <= response.status_code < 500
+    assert len(response.json()["error"]["param"]) <= PARAM_CHARACTERS_MAX
+    assert len(response.content) < 5000
 
 
 async def test_every_error_under_v1_has_their_form(plain):

@@ -16,6 +16,7 @@ from shared.errors import LeaseLost
 from shared.migrations import migrate, migrations_folder
 from tests.db.clones import clone
 from tests.factories import claim, publish_version
+from tests.waiting import until
 
 TEXTS = [
     "The helper foo_bar reads main.py first.",
@@ -43,8 +44,8 @@ LEFT = "SELECT unlexed_below FROM collection_stat WHERE collection_id = 1"
 
 
 @pytest.fixture
-async def old_url(server_url: str, tmp_path: Path) -> AsyncIterator[str]:
-    """A database with a published document, migrated from before to now."""
+async def former_url(server_url: str, tmp_path: Path) -> AsyncIterator[str]:
+    """A database with a published document, as it was before."""
     folder = shutil.copytree(migrations_folder(), tmp_path / "sql", ignore=shutil.ignore_patterns("__pycache__"))
     for path in folder.glob("*.sql"):
         if path.stem[:4] > "0018":
@@ -55,8 +56,14 @@ async def old_url(server_url: str, tmp_path: Path) -> AsyncIterator[str]:
         await connection.execute(OLD)
         await connection.execute(CHUNK, TEXTS)
         await connection.close()
-        await asyncio.to_thread(migrate, url)
         yield url
+
+
+@pytest.fixture
+async def old_url(former_url: str) -> str:
+    """The same, migrated to now."""
+    await asyncio.to_thread(migrate, former_url)
+    return former_url
 
 
 @pytest.fixture
@@ -156,3 +163,20 @@ async def test_migration_that_is_rolled_back_leaves_the_words_of_before(old_url:
         await owner.execute((migrations_folder() / f"{name}.rollback.sql").read_text(encoding="utf-8"))
     await owner.close()
     assert await old_pool.fetch(WORDS, 1) == before
+
+
+async def test_what_is_being_published_while_the_database_is_migrated_is_lexed_anew_too(former_url: str):
+    publishing, looking = await asyncpg.connect(former_url), await asyncpg.connect(former_url)
+    transaction = publishing.transaction()
+    await transaction.start()
+    await publishing.execute(CHUNK, ["It reads foo_baz last."])
+    migrating = asyncio.create_task(asyncio.to_thread(migrate, former_url))
+    is_waiting = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE relation = 'askbox.chunk'::regclass AND NOT granted)"
+    await until(lambda: looking.fetchval(is_waiting))
+    await transaction.commit()
+    await migrating
+    assert await looking.fetchval(
+        f"SELECT ({LEFT.replace('FROM ', 'FROM askbox.')}) > (SELECT max(id) FROM askbox.chunk)"
+    )
+    await publishing.close()
+    await looking.close()

@@ -330,6 +330,12 @@ async def test_longest_pause_counts_and_a_model_that_nobody_registered_has_none(
     assert await unknown.find() is None
 
 
+async def test_database_that_tells_nobody_of_pauses_keeps_no_call_back(pool, owner):
+    await owner.execute("REVOKE SELECT, UPDATE ON embedding_model FROM askbox_worker")
+    await ModelPause(pool, NAME).extend(600, "many requests")
+    assert await ModelPause(pool, NAME).find() is None
+
+
 async def test_database_that_does_not_answer_keeps_no_call_back(pool, monkeypatch):
     monkeypatch.setattr(models_module, "PAUSE_LOOK_SECONDS_MAX", 0.05)
     pause = ModelPause(pool, NAME)

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from services.ingester.parsing import Format
 from services.ingester.parsing.blocks import Block, BlockKind, ParsedDocument
-from services.ingester.plugins import _guarded
+from services.ingester.plugins import _formats, _guarded
 from shared.errors import CorruptFile
 from shared.text import storable
 
@@ -70,3 +71,9 @@ def test_blocks_that_cannot_be_are_the_plug_ins_fault(blocks):
 def test_places_and_attachments_that_cannot_be_are_the_plug_ins_fault(wrong):
     with pytest.raises(CorruptFile, match="the plug-in berths could not read the file"):
         _guarded("berths", lambda _: replace(DOCUMENT, **wrong))(b"")
+
+
+@pytest.mark.parametrize("media_type", ["recipe", "text/" + "x" * 200, None])
+def test_name_that_is_no_media_type_is_refused_when_the_plug_in_is_loaded(media_type):
+    with pytest.raises(TypeError, match="media type"):
+        _formats(Format(media_type, (), lambda _: DOCUMENT))

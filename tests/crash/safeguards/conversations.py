@@ -86,4 +86,25 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if meant_tokens < 0:\n",
         f"{CONVERSATIONS}::test_question_that_grew_too_long_is_looked_for_as_it_was_asked",
     ),
+    mutant(
+        "conversations: a question that only excludes is not looked for",
+        ANSWER,
+        "        meant = written if written and read_terms(written).text else",
+        "        meant = written if written else",
+        f"{CONVERSATIONS}::test_rewriting_that_is_no_question_leaves_the_rule",
+    ),
+    mutant(
+        "conversations: an earlier message is read as far as a question may be long",
+        "services/query/openai_schema.py",
+        "turn.content[:QUESTION_CHARACTERS_MAX]",
+        "turn.content",
+        "tests/api/test_openai_api.py::test_earlier_messages_are_read_as_far_as_a_question_may_be_long",
+    ),
+    mutant(
+        "requests: the name of what is wrong is told shortly",
+        "services/query/problems.py",
+        "one_line(param, PARAM_CHARACTERS_MAX)",
+        "one_line(param, 10**7)",
+        "tests/api/test_openai_api.py::test_name_of_what_is_wrong_is_told_shortly",
+    ),
 )

@@ -122,6 +122,15 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{EMBEDDING_TESTS}::test_one_answer_of_another_length_is_neither_registered_nor_ends_an_embedder",
     ),
     mutant(
+        "provider: a database that tells of no pauses keeps no call back",
+        "shared/models.py",
+        "        with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS, asyncpg.PostgresError):\n"
+        "            async with asyncio.timeout(PAUSE_LOOK_SECONDS_MAX):\n                row =",
+        "        with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS):\n"
+        "            async with asyncio.timeout(PAUSE_LOOK_SECONDS_MAX):\n                row =",
+        f"{EMBEDDING_TESTS}::test_database_that_tells_nobody_of_pauses_keeps_no_call_back",
+    ),
+    mutant(
         "provider: what one embedder was asked holds for the others",
         PROVIDER,
         "                await self._pause.extend(asked, str(failure))\n",

@@ -512,6 +512,27 @@ MUTANTS: tuple[Mutant, ...] = (
         "tests/db/test_lexing_anew.py::test_what_a_job_leaves_the_next_one_lexes",
     ),
     mutant(
+        "words: what is being published is waited for by who migrates",
+        "sql/0019_identifiers.sql",
+        "LOCK TABLE chunk IN SHARE ROW EXCLUSIVE MODE;\n",
+        "",
+        "tests/db/test_lexing_anew.py::test_what_is_being_published_while_the_database_is_migrated_is_lexed_anew_too",
+    ),
+    mutant(
+        "filters: no metadata asked for is no filter",
+        "services/query/question_schema.py",
+        "filters.path_prefix is None and not filters.metadata):\n",
+        "filters.path_prefix is None and filters.metadata is None):\n",
+        f"{ANSWERS}::test_refusal_of_an_empty_collection_says_so",
+    ),
+    mutant(
+        "filters: what is excluded does not come in beside a hit",
+        "services/query/answer.py",
+        " and not (filters and filters.excluded) else 0",
+        " else 0",
+        f"{ANSWERS}::test_model_reads_nothing_beside_a_hit_that_the_question_excludes",
+    ),
+    mutant(
         "filters: a word of which nothing is left excludes nothing",
         "services/query/filters.sql",
         "chunks_holding($2::integer, phrase.words, false)",

@@ -18,6 +18,20 @@ MUTANTS: tuple[Mutant, ...] = (
         EVERY_WALL,
     ),
     mutant(
+        "sandbox: a child that says that it has ended is killed all the same",
+        "services/ingester/sandbox.py",
+        "                    signal.pidfd_send_signal(self._process, signal.SIGKILL)\n",
+        "                    pass\n",
+        "tests/crash/test_sandbox.py::test_child_that_says_that_it_has_ended_and_stays_is_killed",
+    ),
+    mutant(
+        "sandbox: without a handle only a child whose end was seen is left alone",
+        "services/ingester/sandbox.py",
+        "            elif not (self.has_ended and await _has_closed(reader)):\n",
+        "            elif not self.has_ended:\n",
+        "tests/crash/test_sandbox.py::test_child_without_a_handle_is_killed_unless_its_number_may_be_anothers",
+    ),
+    mutant(
         "sandbox: processor time is bounded",
         SERVER,
         "        (resource.RLIMIT_CPU, seconds),\n",

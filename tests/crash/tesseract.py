@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-READS, DIES, HANGS, FLOODS, SEES_NOTHING, ATTACKS, FAILS = range(20, 230, 30)
+READS, DIES, HANGS, FLOODS, SEES_NOTHING, ATTACKS, FAILS, GUESSES = range(20, 260, 30)
 HANGS_SECONDS = 120
 HEADER = "level page_num block_num par_num line_num word_num left top width height conf text".replace(" ", "\t")
 ENVIRONMENT = ("LC_ALL", "OMP_THREAD_LIMIT", "TESSDATA_PREFIX")
@@ -33,7 +33,7 @@ def _data() -> Path:
     return Path(os.environ.get("TESSDATA_PREFIX") or Path(__file__).parents[1] / "share" / "tessdata")
 
 
-def _tell(*lines: str) -> None:
+def _tell(*lines: str, sure: float = 91.5) -> None:
     """Print a table of words, each line 60 pixels below the other."""
     print(HEADER)
     print("1\t1\t0\t0\t0\t0\t0\t0\t2480\t3508\t-1\t")
@@ -41,7 +41,7 @@ def _tell(*lines: str) -> None:
         top = 200 + 60 * number
         print(f"4\t1\t1\t1\t{number}\t0\t300\t{top}\t1900\t45\t-1\t")
         for place, word in enumerate(line.split(), 1):
-            print(f"5\t1\t1\t1\t{number}\t{place}\t{200 + 100 * place}\t{top}\t90\t45\t91.5\t{word}")
+            print(f"5\t1\t1\t1\t{number}\t{place}\t{200 + 100 * place}\t{top}\t90\t45\t{sure}\t{word}")
 
 
 def _attack() -> list[str]:
@@ -81,14 +81,16 @@ def main() -> None:
         names = sorted(path.stem for path in _data().glob("*.traineddata"))
         print(f'List of available languages in "{_data()}/" ({len(names)}):', *names, sep="\n")
         return
-    source, target, option, languages, dpi, dots, setting, tsv = sys.argv[1:]
-    if (source, target, option, dpi, setting, tsv) != ("stdin", "stdout", "-l", "--dpi", "-c", "tessedit_create_tsv=1"):
+    source, target, option, languages, dpi, dots, *rest = sys.argv[1:]
+    rest_wanted = ["--psm", "1", "-c", "tessedit_create_tsv=1"]
+    if (source, target, option, dpi, rest) != ("stdin", "stdout", "-l", "--dpi", rest_wanted):
         sys.exit(2)
     if os.environ.get("OMP_THREAD_LIMIT") != "1":
         sys.exit(3)
     shade, width, height = _shade()
     print("Estimating resolution", file=sys.stderr, flush=True)
-    near = min((READS, DIES, HANGS, FLOODS, SEES_NOTHING, ATTACKS, FAILS), key=lambda known: abs(known - shade))
+    known = (READS, DIES, HANGS, FLOODS, SEES_NOTHING, ATTACKS, FAILS, GUESSES)
+    near = min(known, key=lambda one: abs(one - shade))
     if near == READS:
         _tell(f"Harbour dues {width} by {height} at {dots} in {languages}", "are owed by every boat.")
     elif near == DIES:
@@ -103,6 +105,8 @@ def main() -> None:
         print(HEADER)
     elif near == ATTACKS:
         _tell("open: " + " ".join(_attack() or ["nothing"]))
+    elif near == GUESSES:
+        _tell("BCeX CyHOB, y cyTok. pa3sMep, BpeMA", sure=56.0)
     else:
         _tell("Words that are not to be had.")
         sys.exit(1)

@@ -2,14 +2,17 @@
 
 import asyncio
 import io
+import shutil
 import sys
+import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import psutil
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from reportlab.lib.pagesizes import A4
 from reportlab.pdfgen.canvas import Canvas
 
@@ -20,7 +23,7 @@ from services.ingester.chunking import Chunk
 from services.ingester.sandbox import ParsedHead, ParseLimits, ParserPool
 from shared.errors import NeedsOcr
 from shared.settings import BUNDLED_MODEL
-from tests.crash.tesseract import ATTACKS, DIES, FAILS, FLOODS, HANGS, READS, SEES_NOTHING, install
+from tests.crash.tesseract import ATTACKS, DIES, FAILS, FLOODS, GUESSES, HANGS, READS, SEES_NOTHING, install
 from tests.crash.test_sandbox import parse
 from tests.waiting import until
 
@@ -29,6 +32,14 @@ SECONDS = 60.0
 # So many layers take minutes to draw, and moments to count.
 LAYERS = 30_000
 _SENTENCE = "The harbour was quiet when the first boats came home in the grey light."
+_PAGE = (
+    "The harbour was quiet when the first boats came home in the grey light. Each of them owes its dues on the day on which it "
+    "lands its catch, at the office behind the lock, which opens at seven. Whoever comes late pays fifteen in the hundred more, "
+    "unless the keeper has been told of it before noon. Nets and ropes are not left on the quay overnight, for the path is narrow "
+    "and the lamps are few. In winter the outer pier is shut, because ice makes its stones slippery and the railing ends before "
+    "its last third. Fuel is taken on at the marked places alone, with sand and cloths at hand. A list of all berths, with the "
+    "names of those who have rented them, hangs beside the door and is written anew on the first Monday of each month."
+)
 _READ = "Harbour dues 2481 by 3508 at 300 in deu+eng are owed by every boat."
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the walls are of Linux")
@@ -116,6 +127,12 @@ async def test_page_that_breaks_it_costs_that_page(parsers, bad):
     assert (page_count(head, "pages_read_by_ocr"), not_read_and_blank(head)) == (2, (1, 0))
 
 
+async def test_page_that_is_guessed_at_is_not_read(parsers):
+    head, chunks = await parse(parsers, pdf(READS, GUESSES, READS), "scan.pdf")
+    assert places(chunks) == [(f"{_READ}\n\n{_READ}", 1)]
+    assert (page_count(head, "pages_read_by_ocr"), not_read_and_blank(head)) == (2, (1, 0))
+
+
 async def test_page_that_hangs_costs_that_page(tesseract):
     async with parsing(20) as parsers:
         head, chunks = await parse(parsers, pdf(READS, HANGS, READS), "scan.pdf")
@@ -137,7 +154,7 @@ async def test_page_that_is_not_read_is_none_that_is_blank(parsers):
 
 async def test_scan_that_is_not_read_in_its_time_says_how_far_it_came(tesseract):
     async with parsing(10) as parsers:
-        with pytest.raises(NeedsOcr, match=r"came to \d of 6 pages.*ASKBOX_PARSE_SECONDS"):
+        with pytest.raises(NeedsOcr, match=r"came to \d of 6 pages.*ASKBOX_PARSE_SECONDS \(about \d+ times as much\)"):
             await parse(parsers, pdf(READS, READS, *[HANGS] * 4), "scan.pdf")
 
 
@@ -152,6 +169,10 @@ async def test_text_stands_though_its_pictures_are_not_read_in_time(tesseract):
     ("pages", "reason"),
     [
         ((READS, DIES, DIES), "OCR failed on 2 of 3 pages"),
+        (
+            (READS, GUESSES, GUESSES),
+            r"OCR guesses at 2 of 3 pages.*another language than deu\+eng.*ASKBOX_OCR_LANGUAGES",
+        ),
         ((SEES_NOTHING, SEES_NOTHING), "OCR found no text in 2 of 2 pages"),
     ],
 )
@@ -234,6 +255,33 @@ async def test_without_it_a_scan_is_refused_with_what_to_do(tmp_path, monkeypatc
         assert "not installed" in str(parsers.ocr.problem)
         with pytest.raises(NeedsOcr, match="install tesseract"):
             await parse(parsers, pdf(READS), "scan.pdf")
+
+
+@pytest.mark.skipif(shutil.which("tesseract") is None, reason="tesseract is not installed")
+async def test_scan_is_read_by_the_program_itself_whichever_way_round_it_lies():
+    """A page upright, on its sides and on its head: words in their order, and the page of each."""
+    drawn = Image.new("L", (1240, 1754), 245)
+    font = ImageFont.load_default(26)
+    for place, line in enumerate(textwrap.wrap(_PAGE, 70)):
+        ImageDraw.Draw(drawn).text((120, 200 + 44 * place), line, font=font, fill=20)
+    file = io.BytesIO()
+    canvas = Canvas(file)
+    for degrees in (0, 90, 180, 270):
+        turned = drawn.rotate(degrees, expand=True)
+        size = (A4[0], A4[1]) if turned.width < turned.height else (A4[1], A4[0])
+        canvas.setPageSize(size)
+        canvas.drawInlineImage(turned, 0, 0, *size)
+        canvas.showPage()
+    canvas.save()
+    async with parsing(240, "eng") as parsers:
+        if not parsers.ocr.languages:
+            pytest.skip(str(parsers.ocr.problem))
+        head, chunks = await parse(parsers, file.getvalue(), "scan.pdf")
+    assert page_count(head, "pages_read_by_ocr") == 4
+    read = " ".join(chunk.text for chunk in chunks).split()
+    assert SequenceMatcher(None, _PAGE.split() * 4, read, autojunk=False).ratio() > 0.97
+    named = {page for chunk in chunks for page in (chunk.page, *(turn[1] for turn in map(tuple, chunk.page_turns)))}
+    assert named == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from services.ingester.parsing.ocr import (
     _Lost,
     _NotUsable,
     choose,
-    lines_of,
     scale_of,
 )
+from services.ingester.parsing.ocr_words import is_guessed, lines_of
 
 _HEAD = "level\tpage_num\tblock_num\tpar_num\tline_num\tword_num\tleft\ttop\twidth\theight\tconf\ttext\n"
 
@@ -35,7 +35,7 @@ def test_words_become_lines_where_they_stand_on_the_page():
         + row("1\t1\t2", "300\t470\t200\t30", 88.5, "are owed.")
         + row("2\t1\t1", "1300\t400\t200\t30", 88.5, "Notes")
     )
-    lines = list(lines_of(table, 2.0, 800.0))
+    lines = list(lines_of(table, 2.0, 600.0, 800.0))
     assert [line.text for line in lines] == ["Harbour dues", "are owed.", "Notes"]
     assert [(line.left, line.right, line.bottom) for line in lines] == [
         (150.0, 270.0, 575.0),
@@ -58,9 +58,61 @@ def test_words_become_lines_where_they_stand_on_the_page():
     ],
 )
 def test_what_is_no_word_is_left_out(bad):
-    lines = lines_of(_HEAD + bad + row("1\t1\t2", "0\t0\t9\t9", 95, "word"), 1.0, 100.0)
+    lines = lines_of(_HEAD + bad + row("1\t1\t2", "0\t0\t9\t9", 95, "word"), 1.0, 100.0, 100.0)
     assert [line.text for line in lines] == ["word"]
-    assert list(lines_of("", 1.0, 100.0)) == []
+    assert list(lines_of("", 1.0, 100.0, 100.0)) == []
+
+
+def test_word_between_words_is_kept_however_it_is_read():
+    """A sentence without it would say something else; at the ends of a line such words are specks."""
+    words = [("~", 4), ("The", 96), ("boat", 93), ("may", 0), ("pay.", 95), ("..", 12)]
+    table = "".join(row("1\t1\t1", f"{60 * place}\t0\t50\t20", sure, text) for place, (text, sure) in enumerate(words))
+    (line,) = lines_of(_HEAD + table, 1.0, 600.0, 100.0)
+    assert (line.text, line.left, line.right) == ("The boat may pay.", 60.0, 290.0)
+
+
+def test_lines_are_in_larger_type_only_when_they_are_much_higher():
+    """A little more ink is no heading: its words would be missing where they stand."""
+    heights = [49, 49, 57, 42, 49, 90]
+    table = "".join(row(f"1\t{at}\t1", f"0\t{100 * at}\t50\t{ink}", 95, "word") for at, ink in enumerate(heights))
+    askew = row("1\t9\t1", "0\t900\t50\t49", 95, "long") + row("1\t9\t1", "2000\t930\t50\t49", 95, "line")
+    lines = lines_of(_HEAD + table + askew, 1.0, 600.0, 2000.0)
+    assert [line.size for line in lines] == [49.0, 49.0, 49.0, 49.0, 49.0, 90.0, 49.0]
+
+
+@pytest.mark.parametrize("is_rightwards", [True, False])
+@pytest.mark.parametrize("turn", ["none", "left", "head", "right"])
+def test_page_that_lies_otherwise_is_turned_upright(turn, is_rightwards):
+    """A page of 600 by 800 pixels with two paragraphs; Arabic words run from right to left."""
+    places = [("1\t1\t1", [100, 200, 300], 50), ("1\t1\t2", [100, 200, 300], 80), ("2\t1\t1", [100, 200, 300], 700)]
+    turned = {
+        "none": lambda x, y, w, h: (x, y, w, h),
+        "left": lambda x, y, w, h: (y, 600 - x - w, h, w),
+        "head": lambda x, y, w, h: (600 - x - w, 800 - y - h, w, h),
+        "right": lambda x, y, w, h: (800 - y - h, x, h, w),
+    }[turn]
+    table = "".join(
+        row(line, "\t".join(map(str, turned(left, top, 90, 20))), 95, f"{left}")
+        for line, lefts, top in places
+        for left in (lefts if is_rightwards else lefts[::-1])
+    )
+    size = (300.0, 400.0) if turn in ("none", "head") else (400.0, 300.0)
+    lines = list(lines_of(_HEAD + table, 2.0, *size))
+    assert [(line.left, line.right, line.bottom, line.size) for line in lines] == [
+        (50.0, 195.0, 365.0, 10.0),
+        (50.0, 195.0, 350.0, 10.0),
+        (50.0, 195.0, 40.0, 10.0),
+    ]
+
+
+def test_page_whose_words_are_guessed_is_told_from_one_that_is_read():
+    def page(*sure: float) -> str:
+        return _HEAD + "".join(row("1\t1\t1", "0\t0\t9\t9", one, "word") for one in sure)
+
+    assert is_guessed(page(64, 46, 67, 96, 12))
+    assert not is_guessed(page(96, 96, 55, 91, 12, 0, 0, 0, 0))  # specks beside its words
+    assert not is_guessed(page(12))
+    assert not is_guessed("")
 
 
 def test_page_is_drawn_with_300_dots_an_inch_or_with_as_many_as_there_may_be():

@@ -1,12 +1,12 @@
 """OCR of pages without text by the system's tesseract: a page is drawn in one process, read in another, and either may die.
 
 What is relied on, from version 4 on: tesseract(1) has `stdin` and `stdout` in place of files, `-l` with languages joined by
-`+`, `--dpi`, `-c` (here `tessedit_create_tsv=1`, which is all that its configuration `tsv` says: words with their places and
-how sure it is of each), `--list-langs` and TESSDATA_PREFIX; with OMP_THREAD_LIMIT=1 it takes one core, not four; and its
-status is not 0 when it fails.
+`+`, `--dpi`, `--psm 1` (without it a page that lies on its side or its head is read as letters that are not there; where
+the data `osd` is missing it warns and takes every page to be upright), `-c` (here `tessedit_create_tsv=1`, which is all that its
+configuration `tsv` says: words with their places and how sure it is of each), `--list-langs` and TESSDATA_PREFIX; with
+OMP_THREAD_LIMIT=1 it takes one core, not four; and its status is not 0 when it fails.
 """
 
-import contextlib
 import math
 import os
 import select
@@ -14,15 +14,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import pypdfium2 as pdfium
 
+from services.ingester.parsing.ocr_words import is_guessed, lines_of
 from services.ingester.parsing.pdf_layout import Line
-from services.ingester.parsing.writer import folded
 from shared.errors import NeedsOcr
 
 OFF = "off"
@@ -35,16 +34,15 @@ SIDE_PIXELS_MAX = 30_000
 PAGE_SECONDS_MAX = 60.0
 PAGE_SHARE_MAX = 1 / 3
 START_SECONDS_MAX = 10.0
+# How much more time is advised than pages took: others hold more, and other work may run beside.
+SPARE = 1.3
 # A page of 1,000 words takes 60 KB.
 OUTPUT_BYTES_MAX = 2 * 1024 * 1024
 # Each takes its time on every page.
 LANGUAGES_MAX = 4
-# How sure it has to be of a word, of 100: less are specks, and the leaves of a photographed tree.
-CONFIDENCE_MIN = 30.0
 ENGLISH = "eng"
 _NO_LANGUAGES = ("osd", "equ")
 _PIECE_BYTES = 65_536
-_WORD = "5"
 
 
 class _Lost(Exception):
@@ -106,7 +104,8 @@ class Ocr:
     """Reads the pages of one file after the other.
 
     `enclose` is called in each new process before it begins, and takes from it what it may not have. Of the
-    pages, `read_count` gave text, `blank_count` none, `failed_count` were given up, and `late_count` came when the time was over.
+    pages, `read_count` gave text, `blank_count` none, `failed_count` were given up (`guessed_count` of them because what they
+    show was guessed), and `late_count` came when the time was over.
     """
 
     def __init__(self, tesseract: Tesseract, enclose: Callable[[], None]) -> None:
@@ -117,7 +116,8 @@ class Ocr:
         self._wanted = tesseract.languages
         self._languages = ""
         self._until = self._page_seconds = 0.0
-        self.read_count = self.blank_count = self.failed_count = self.late_count = self.character_count = 0
+        self.read_count = self.blank_count = self.failed_count = self.guessed_count = 0
+        self.late_count = self.character_count = 0
 
     def start(self) -> OcrStatus:
         """Ask for the languages, from behind whatever walls the caller stands."""
@@ -132,7 +132,8 @@ class Ocr:
         """Count anew, for a file that may take this long."""
         self._until = time.monotonic() + seconds
         self._page_seconds = min(PAGE_SECONDS_MAX, PAGE_SHARE_MAX * seconds)
-        self.read_count = self.blank_count = self.failed_count = self.late_count = self.character_count = 0
+        self.read_count = self.blank_count = self.failed_count = self.guessed_count = 0
+        self.late_count = self.character_count = 0
 
     @property
     def not_read_count(self) -> int:
@@ -154,7 +155,11 @@ class Ocr:
             self.late_count += is_late
             self.failed_count += not is_late
             return []
-        lines = list(lines_of(table, scale, height))
+        if is_guessed(table):
+            self.guessed_count += 1
+            self.failed_count += 1
+            return []
+        lines = list(lines_of(table, scale, width, height))
         self.read_count += bool(lines)
         self.blank_count += not lines
         self.character_count += sum(len(line.text) for line in lines)
@@ -167,13 +172,24 @@ class Ocr:
         if self.late_count:
             return NeedsOcr(
                 f"OCR came to {tried_count} of {tried_count + self.late_count} pages in the time that a file may take: "
-                f"raise ASKBOX_PARSE_SECONDS, split the file, or run OCR on it first {advice}"
+                f"raise ASKBOX_PARSE_SECONDS{self._how_much(tried_count)}, split the file, or run OCR on it first {advice}"
+            )
+        if 2 * self.guessed_count > tried_count:
+            return NeedsOcr(
+                f"OCR guesses at {self.guessed_count} of {tried_count} pages: they are in another language than "
+                f"{self._languages} (set ASKBOX_OCR_LANGUAGES), or have to be scanned again, larger or clearer"
             )
         if 2 * self.failed_count > tried_count:
             return NeedsOcr(
                 f"OCR failed on {self.failed_count} of {tried_count} pages: run OCR on the file first {advice}"
             )
         return None
+
+    def _how_much(self, tried_count: int) -> str:
+        """Say how much more time the pages want, some to spare, when all take as long as those that were tried."""
+        if not tried_count:
+            return ""
+        return f" (about {math.ceil(SPARE * (tried_count + self.late_count) / tried_count)} times as much)"
 
     def _list_languages(self) -> list[str]:
         try:
@@ -202,7 +218,7 @@ class Ocr:
         try:
             os.close(writing)
             dots = str(max(1, round(scale * POINTS_PER_INCH)))
-            wanted = ["-l", self._languages, "--dpi", dots, "-c", "tessedit_create_tsv=1"]
+            wanted = ["-l", self._languages, "--dpi", dots, "--psm", "1", "-c", "tessedit_create_tsv=1"]
             return self._run(["stdin", "stdout", *wanted], reading, until)
         finally:
             os.close(reading)
@@ -300,41 +316,3 @@ def _read_all(descriptor: int, until: float) -> bytes:
         if left < 0:
             raise _Lost("it writes without end")
     raise _Lost("it takes too long")
-
-
-def lines_of(table: str, scale: float, height: float) -> Iterator[Line]:
-    """Return the lines of a table of words as they stand on the page.
-
-    Units: pixels, downwards from its top → points, upwards from its foot. The lines of a paragraph are of one size.
-    """
-    words = filter(None, map(_word, table.split("\n")))
-    for _, paragraph in groupby(words, key=lambda word: word.line[:3]):
-        lines = [list(line) for _, line in groupby(paragraph, key=lambda word: word.line)]
-        size = max(max(word.bottom for word in line) - min(word.top for word in line) for line in lines)
-        for line in lines:
-            left, right = min(word.left for word in line), max(word.right for word in line)
-            bottom = height - max(word.bottom for word in line) / scale
-            yield Line(" ".join(word.text for word in line), left / scale, right / scale, bottom, size / scale)
-
-
-@dataclass(frozen=True, slots=True)
-class _Word:
-    line: tuple[int, ...]
-    left: int
-    top: int
-    right: int
-    bottom: int
-    text: str
-
-
-def _word(row: str) -> _Word | None:
-    """Read a row: level, page, block, paragraph, line, word, left, top, width, height, confidence, text."""
-    level, *fields = row.split("\t", 11)
-    if level != _WORD or len(fields) != 11:
-        return None
-    with contextlib.suppress(ValueError):
-        page, block, paragraph, line, _, left, top, width, height = map(int, fields[:9])
-        text = folded(fields[10])
-        if text and float(fields[9]) >= CONFIDENCE_MIN:
-            return _Word((page, block, paragraph, line), left, top, left + width, top + height, text)
-    return None

@@ -127,6 +127,17 @@ def start_embedded_server(home: Path, *, extra_configuration: str = "") -> tuple
     return server, server.get_uri()
 
 
+def stop_abandoned_server(home: Path) -> None:
+    """Stop the server under `home`, of which the caller knows that all its users are gone; their numbers may be others' by now.
+
+    Raises: ConfigError when it is only half started, and does not become ready.
+    """
+    if _is_running(home.resolve() / "postgres"):
+        server, _ = start_embedded_server(home)
+        server.global_process_id_list.put([os.getpid()])
+        server.cleanup()
+
+
 def _start_again(server: "PostgresServer") -> None:
     """Start a server that this process uses already."""
     with server._lock:  # noqa: SLF001 (what `start` does but for the list of users, which would hold us twice)

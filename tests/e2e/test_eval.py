@@ -86,7 +86,8 @@ def test_small_collection_beside_the_checkout_keeps_its_floors(folder: Path) -> 
     assert list(violations("adi", found)) == []
 
 
-def test_interrupt_leaves_neither_process_nor_file(folder: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_end_of_any_kind_leaves_neither_process_nor_file(folder: Path, number: signal.Signals, code: int) -> None:
     with open_folder() as temporary:
         evaluation = subprocess.Popen(
             command(str(folder / "made")),
@@ -105,12 +106,12 @@ def test_interrupt_leaves_neither_process_nor_file(folder: Path) -> None:
                     break
             started = _processes_of(temporary, evaluation.pid)
             assert {"postgres", "services.ingester"} <= {_role(process) for process in started}
-            evaluation.send_signal(signal.SIGINT)
+            evaluation.send_signal(number)
             evaluation.communicate(timeout=SECONDS_MAX)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(evaluation.pid, signal.SIGKILL)
-        assert evaluation.returncode == 130
+        assert evaluation.returncode == code
         _, alive = psutil.wait_procs(started, timeout=SECONDS_MAX)
         assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
         assert list(temporary.glob("askbox-eval-*")) == []

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from services.console.__main__ import app
 from services.console.evaluation.ending import in_order
+from services.console.evaluation.home import NoHome, opened_home
 from services.console.evaluation.lines import BadCollection
 from services.console.evaluation.progress import Progress
-from services.console.evaluation.scratch import NoHome, _kept
 from services.console.evaluation.settings import EvaluationSettings
 from services.ingester.settings import IngesterSettings
 from services.query.settings import QuerySettings
@@ -58,17 +58,17 @@ def test_wrong_collection_is_a_failure_that_names_file_and_line(folder: Path) ->
 
 
 def test_home_that_holds_something_else_is_refused(folder: Path) -> None:
-    with pytest.raises(NoHome, match="holds something else"), _kept(folder):
+    with pytest.raises(NoHome, match="holds something else"), opened_home(folder):
         pass
     assert sorted(path.name for path in folder.iterdir()) == ["corpus.jsonl", "qrels.tsv", "queries.jsonl"]
 
 
 def test_home_is_used_by_one_at_a_time_and_again(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    with _kept(home), pytest.raises(NoHome, match="another"), _kept(home):
+    with opened_home(home), pytest.raises(NoHome, match="another"), opened_home(home):
         pass
-    with _kept(home) as folder:
-        assert folder == home
+    with opened_home(home) as again:
+        assert again.folder == home
 
 
 def test_defaults_are_those_of_the_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -55,9 +55,9 @@ def eval_command(
     from services.console.evaluation import comparison, report
     from services.console.evaluation.collection import SPLITS, NoCollection
     from services.console.evaluation.evaluate import Options, evaluate
+    from services.console.evaluation.home import NoHome
     from services.console.evaluation.progress import Progress
     from services.console.evaluation.ranking import ARMS
-    from services.console.evaluation.scratch import NoHome
     from services.console.evaluation.settings import EvaluationSettings
 
     if per_query is not None and not per_query.absolute().parent.is_dir():

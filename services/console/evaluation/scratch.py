@@ -2,15 +2,12 @@
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +16,7 @@ from pathlib import Path
 import httpx2
 
 from services.console.evaluation.ending import Ending
+from services.console.evaluation.home import Home, opened_home
 from shared.database import Connection, connect
 from shared.embedded import start_embedded_server
 from shared.errors import AskboxError, ConfigError
@@ -31,7 +29,6 @@ STATEMENTS = load_statements("services.console.evaluation", "evaluation.sql")
 _ARE_STATISTICS_FRESH = STATEMENTS["are_statistics_fresh"]
 # A home that is thrown away may forget everything at a power cut.
 _FORGETFUL = "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\n"
-_MARK = "evaluation"
 START_SECONDS_MAX = 300.0
 STOP_SECONDS_MAX = 40.0
 LOOK_SECONDS = 0.2
@@ -45,10 +42,6 @@ _PORTS_TRIED = 100
 
 class EvaluationFailed(AskboxError):
     """The evaluation could not be carried through."""
-
-
-class NoHome(AskboxError):
-    """The home belongs to something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,55 +71,27 @@ async def are_statistics_fresh(conn: Connection) -> bool:
 
 
 @contextlib.contextmanager
-def scratch(home: Path | None, ending: Ending, *, embedders: int) -> Iterator[Scratch]:
+def scratch(kept: Path | None, ending: Ending, *, embedders: int) -> Iterator[Scratch]:
     """Start everything in a home of its own, or in the one that is kept, and end it.
 
     Raises: NoHome when the kept one is in use or no home of evaluations; ConfigError; EvaluationFailed.
     """
     with contextlib.ExitStack() as parts:
-        folder = parts.enter_context(_kept(home) if home is not None else _thrown_away())
+        home = parts.enter_context(opened_home(kept))
         with ending.held():  # nobody would end a server that is only half started
-            server, url = start_embedded_server(folder, extra_configuration="" if home is not None else _FORGETFUL)
+            server, url = start_embedded_server(home.folder, extra_configuration="" if kept else _FORGETFUL)
             parts.callback(server.cleanup)
         migrate(url)
-        address = parts.enter_context(_running(folder, url, embedders))
+        address = parts.enter_context(_running(home, url, embedders))
         yield Scratch(
             parts.enter_context(httpx2.Client(base_url=address, timeout=REQUEST_SECONDS_MAX, trust_env=False)), url
         )
 
 
 @contextlib.contextmanager
-def _thrown_away() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="askbox-eval-"))
-    try:
-        folder.chmod(0o755)  # as root the server runs as another user
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _kept(home: Path) -> Iterator[Path]:
-    """Make or take a home, and hold it."""
-    home = home.expanduser().resolve()
-    try:
-        if home.is_dir() and any(home.iterdir()) and not (home / _MARK).is_file():
-            raise NoHome(f"{home} holds something else: name a new folder, or one that `askbox eval --home` made")
-        home.mkdir(parents=True, exist_ok=True)
-        mark = (home / _MARK).open("a")
-    except OSError as error:
-        raise NoHome(f"{home} cannot be used: {error.strerror}") from None
-    with mark:
-        try:
-            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise NoHome(f"another `askbox eval` uses {home}: wait for it, or name another home") from None
-        yield home
-
-
-@contextlib.contextmanager
-def _running(folder: Path, url: str, embedders: int) -> Iterator[str]:
+def _running(home: Home, url: str, embedders: int) -> Iterator[str]:
     """Run `askbox up` and return its address once everything answers."""
+    folder = home.folder
     (folder / "inbox").mkdir(exist_ok=True)
     port = _free_port()
     address = f"http://127.0.0.1:{port}"
@@ -148,6 +113,7 @@ def _running(folder: Path, url: str, embedders: int) -> Iterator[str]:
             stdout=output,
             stderr=output,
             start_new_session=True,  # a Ctrl-C is for us, who end it in order
+            pass_fds=(home.lock,),  # its database is not cleared away while it ends
             preexec_fn=lambda: die_with_parent(signal.SIGTERM),  # noqa: PLW1509 (no other thread runs yet)
         )
     try:

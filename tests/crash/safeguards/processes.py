@@ -34,4 +34,32 @@ MUTANTS: tuple[Mutant, ...] = (
         "",
         f"{SERVING}::test_server_of_a_killed_user_stops_with_the_next_one",
     ),
+    mutant(
+        "evaluation: what a killed one leaves is cleared by its guardian",
+        "services/console/evaluation/guardian.py",
+        "waits=True",
+        "waits=False",
+        "tests/crash/test_eval_killed.py::test_guardian_clears_the_home_of_a_killed_evaluation_once_nobody_uses_it",
+    ),
+    mutant(
+        "evaluation: a home that somebody holds is not cleared",
+        "services/console/evaluation/home.py",
+        "        fcntl.flock(mark, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))\n",
+        "        if waits:\n            fcntl.flock(mark, fcntl.LOCK_EX)\n",
+        "tests/crash/test_eval_killed.py::test_guardian_clears_the_home_of_a_killed_evaluation_once_nobody_uses_it",
+    ),
+    mutant(
+        "evaluation: the home of a killed one is cleared by the next when its guardian was killed too",
+        "services/console/evaluation/home.py",
+        "        clear_abandoned()\n",
+        "",
+        "tests/crash/test_eval_killed.py::test_next_evaluation_clears_what_was_killed_with_its_guardian_and_nothing_else",
+    ),
+    mutant(
+        "evaluation: a home that is kept is never removed",
+        "services/console/evaluation/home.py",
+        "        if path.name == _THROWN_MARK:\n",
+        "        if path.name:\n",
+        "tests/crash/test_eval_killed.py::test_kept_home_of_a_killed_evaluation_stays_and_its_server_stops",
+    ),
 )

@@ -63,26 +63,29 @@ async def find_model(conn: Session, name: str) -> RegisteredModel | None:
 
 
 class ModelPause:
-    """The pause that the server of a model asked for, shared by all embedders through the model's row."""
+    """The pause that the server of a model asked for, shared through the model's row by all embedders that ask the same.
+
+    Of two servers, or two keys, it holds the last one told.
+    """
 
     def __init__(self, pool: Pool, name: str) -> None:
         self._pool = pool
         self._name = name
 
-    async def find(self) -> tuple[float, str] | None:
-        """Return for how many seconds no call is wanted, and why; None when one is, or the database does not say."""
+    async def find(self, server: str) -> tuple[float, str] | None:
+        """Return for how many seconds a server wants no call, and why; None when it does, or the database does not say."""
         with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS, asyncpg.PostgresError):
             async with asyncio.timeout(PAUSE_LOOK_SECONDS_MAX):
-                row = await self._pool.fetchrow(_FIND_PAUSE, self._name)
+                row = await self._pool.fetchrow(_FIND_PAUSE, self._name, server)
                 return None if row is None else (row["seconds"], row["pause_reason"])
         return None
 
-    async def extend(self, seconds: float, reason: str) -> None:
-        """Tell every embedder to wait; the longest pause counts."""
+    async def extend(self, server: str, seconds: float, reason: str) -> None:
+        """Tell every embedder that asks this server to wait; the longest pause counts."""
         told = storable(reason)[0][:PAUSE_REASON_CHARACTERS_MAX]
         with contextlib.suppress(*CONNECTION_ERRORS, *CONFLICT_ERRORS, asyncpg.PostgresError):
             async with asyncio.timeout(PAUSE_LOOK_SECONDS_MAX):
-                await self._pool.execute(_EXTEND_PAUSE, self._name, timedelta(seconds=seconds), told)
+                await self._pool.execute(_EXTEND_PAUSE, self._name, timedelta(seconds=seconds), told, server)
 
 
 class VisibleWait(Generic[T]):

@@ -7,6 +7,7 @@ the text.
 """
 
 import asyncio
+import hashlib
 import math
 import re
 import time
@@ -61,6 +62,12 @@ class Endpoint:
         parts = urlsplit(self.base_url)
         return f"{parts.scheme}://{parts.netloc}"
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells this server and key from others, and nobody what the key is: 32 bits of a sum."""
+        key = self.key.get_secret_value() if self.key else ""
+        return hashlib.sha256(f"{self.base_url}\n{key}".encode()).hexdigest()[:8]
+
 
 class NotNow(ProviderUnavailable):
     """The server wants no call now, or not from us: whatever were asked, the answer would be the same."""
@@ -75,12 +82,12 @@ class BadAnswer(_Momentary):
 
 
 class SharedPause(Protocol):
-    """What a server asked of one process, for every process that asks the same server."""
+    """What a server asked of one process, for every process that asks the same server with the same key."""
 
-    async def find(self) -> tuple[float, str] | None:
-        """Return for how many seconds no call is wanted, and why; None when one is, or when nobody can tell."""
+    async def find(self, server: str) -> tuple[float, str] | None:
+        """Return for how many seconds a server wants no call, and why; None when it does, or when nobody can tell."""
 
-    async def extend(self, seconds: float, reason: str) -> None:
+    async def extend(self, server: str, seconds: float, reason: str) -> None:
         """Tell the others."""
 
 
@@ -188,7 +195,7 @@ class Provider:
 
     async def _attempt(self, send: Callable[[openai.AsyncOpenAI], Awaitable[T]]) -> T:
         self._gate.check()
-        if self._pause is not None and (told := await self._pause.find()) is not None:
+        if self._pause is not None and (told := await self._pause.find(self.endpoint.fingerprint)) is not None:
             seconds, reason = told
             self._gate.close(reason, seconds)
             self._gate.check()
@@ -201,7 +208,7 @@ class Provider:
             failure = self._status_error(error)
             asked = retry_after_seconds(error.response.headers)
             if self._pause is not None and asked is not None and isinstance(failure, NotNow):
-                await self._pause.extend(asked, str(failure))
+                await self._pause.extend(self.endpoint.fingerprint, asked, str(failure))
             raise failure from None
         except openai.APIResponseValidationError:
             raise BadAnswer(f"{self.endpoint.host} answered something that is no answer") from None

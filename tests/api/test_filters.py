@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 from pgvector import HalfVector
 
+from services.ingester.parsing.markdown import parse_markdown
 from services.query import wait
 from services.query.filters import Filters, retrieve_filtered
 from services.query.fusion import Candidate
@@ -266,6 +267,21 @@ async def test_phrase_and_excluded_word_hold_for_both_arms(client, pool):
     assert await texts(client, "plan -is") == set(chunks), "nor to leave out"
     assert await texts(client, 'backup "baked bread"') == set()
     assert await texts(client, "well-known nightly-backup -- -5") == set(chunks)
+
+
+async def test_phrase_does_not_run_from_a_title_or_a_path_into_the_text(client, pool):
+    """The index holds title, text, path (`note`) and identifiers of a chunk one behind the other."""
+    page = "# Nightly backup\n\nPolicy of the house is to ask somebody, and fetchUserName is called by the keeper."
+    await publish_version(pool, [page], document=parse_markdown(page, 0))
+    (text,) = await texts(client, "policy")
+    assert text.startswith("Policy")
+    assert text.endswith("keeper.")
+    for phrase in ("nightly backup", "policy of the house", "keeper", "note", "fetch user name"):
+        assert await texts(client, f'ask "{phrase}"') == {text}, phrase
+        assert await texts(client, f'ask -"{phrase}"') == set(), phrase
+    for phrase in ("backup policy", "nightly backup policy", "keeper note", "note fetch"):
+        assert await texts(client, f'ask "{phrase}"') == set(), phrase
+        assert await texts(client, f'ask -"{phrase}"') == {text}, phrase
 
 
 async def test_excluded_word_is_neither_looked_up_nor_embedded(client, pool, reader_pool):

@@ -130,6 +130,17 @@ async def test_up_down_and_up_again_make_the_same_schema(empty_url: str):
     assert await catalogue(empty_url) == first
 
 
+async def test_last_migration_rolled_back_leaves_the_schema_of_before(empty_url: str, folder: Path):
+    *_, last = IDS
+    (folder / f"{last}.sql").unlink()
+    await asyncio.to_thread(migrate, empty_url, folder)
+    before = await catalogue(empty_url)
+    assert await asyncio.to_thread(migrate, empty_url) == [last]
+    assert await catalogue(empty_url) != before
+    await execute(empty_url, "SET search_path = askbox, public", (folder / f"{last}.rollback.sql").read_text())
+    assert await catalogue(empty_url) == before
+
+
 async def test_migrating_again_applies_nothing(url: str):
     before = await catalogue(url)
     assert await asyncio.to_thread(migrate, url) == []

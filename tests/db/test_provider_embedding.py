@@ -67,9 +67,8 @@ def server(running: OpenAIServer) -> OpenAIServer:
 
 
 def open_remote(url: str, tmp_path: Path, pause: SharedPause | None = None, **values: object) -> OpenAIModel:
-    settings = Settings(
-        _env_file=None, home=tmp_path, embedding_model=NAME, embedding_base_url=url, openai_api_key=KEY, **values
-    )
+    given = {"home": tmp_path, "embedding_model": NAME, "embedding_base_url": url, "openai_api_key": KEY} | values
+    settings = Settings(_env_file=None, **given)
     model = open_model(settings, pause=pause)
     assert isinstance(model, OpenAIModel)
     return model
@@ -319,21 +318,41 @@ async def test_pause_that_one_embedder_is_asked_for_holds_for_every_other(pool, 
 async def test_longest_pause_counts_and_a_model_that_nobody_registered_has_none(pool, owner):
     await make_collection(pool)
     pause = ModelPause(pool, NAME)
-    assert await pause.find() is None
-    await pause.extend(600, "many requests")
-    await pause.extend(1, "few")
-    seconds, reason = await pause.find()
+    assert await pause.find("a") is None
+    await pause.extend("a", 600, "many requests")
+    await pause.extend("a", 1, "few")
+    seconds, reason = await pause.find("a")
     assert 500 < seconds <= 600
     assert reason == "many requests"
     unknown = ModelPause(pool, "openai:unknown")
-    await unknown.extend(600, "nobody")
-    assert await unknown.find() is None
+    await unknown.extend("a", 600, "nobody")
+    assert await unknown.find("a") is None
+
+
+async def test_pause_of_one_server_keeps_no_call_from_another_or_with_another_key(pool, owner, server, tmp_path):
+    await make_collection(pool)
+    pause = ModelPause(pool, NAME)
+    asked, keyed = (
+        open_remote(server.url, tmp_path, pause, provider_seconds=PROVIDER_SECONDS, openai_api_key=key)
+        for key in (KEY, "sk-another")
+    )
+    server.faults += [{"kind": "status", "status": 429, "headers": {"Retry-After": "600"}}]
+    with pytest.raises(NotNow):
+        await asked.encode(["a text"])
+    assert len(await keyed.encode(["a text"])) == 1
+    assert await pause.find("another server") is None
+    await pause.extend("another server", 60, "few requests")
+    assert await pause.find("another server") is not None
+    await owner.execute("UPDATE embedding_model SET pause_server = NULL")  # an embedder of before told it
+    assert await pause.find("any server") is not None
+    await asked.close()
+    await keyed.close()
 
 
 async def test_database_that_tells_nobody_of_pauses_keeps_no_call_back(pool, owner):
     await owner.execute("REVOKE SELECT, UPDATE ON embedding_model FROM askbox_worker")
-    await ModelPause(pool, NAME).extend(600, "many requests")
-    assert await ModelPause(pool, NAME).find() is None
+    await ModelPause(pool, NAME).extend("a", 600, "many requests")
+    assert await ModelPause(pool, NAME).find("a") is None
 
 
 async def test_database_that_does_not_answer_keeps_no_call_back(pool, monkeypatch):
@@ -342,9 +361,9 @@ async def test_database_that_does_not_answer_keeps_no_call_back(pool, monkeypatc
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(pool.get_max_size()):
             await stack.enter_async_context(pool.acquire())
-        assert await pause.find() is None
-        await pause.extend(600, "nobody hears it")
-    assert await pause.find() is None
+        assert await pause.find("a") is None
+        await pause.extend("a", 600, "nobody hears it")
+    assert await pause.find("a") is None
 
 
 async def test_tokens_are_recorded_with_the_vectors_as_the_server_counts_them(url, pool, owner, server, model):

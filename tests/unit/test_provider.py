@@ -45,6 +45,15 @@ def endpoint(url: str, key: str | None = KEY) -> Endpoint:
     return Endpoint(url, secret, "test-embedding", "ASKBOX_EMBEDDING_BASE_URL", "ASKBOX_EMBEDDING_MODEL")
 
 
+def test_fingerprint_tells_servers_and_keys_apart_and_nobody_a_key():
+    prints = {
+        endpoint(url, key).fingerprint for url in ("http://a/v1", "http://b/v1") for key in (KEY, "sk-other", None)
+    }
+    assert len(prints) == 6
+    assert all(len(bytes.fromhex(one)) == 4 for one in prints)
+    assert endpoint("http://a/v1").fingerprint == endpoint("http://a/v1").fingerprint
+
+
 @pytest.fixture
 async def provider(server: OpenAIServer) -> AsyncIterator[Provider]:
     opened = Provider(endpoint(server.url), timeout_seconds=60)

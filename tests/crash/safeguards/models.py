@@ -133,7 +133,7 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "provider: what one embedder was asked holds for the others",
         PROVIDER,
-        "                await self._pause.extend(asked, str(failure))\n",
+        "                await self._pause.extend(self.endpoint.fingerprint, asked, str(failure))\n",
         "                pass\n",
         f"{EMBEDDING_TESTS}::test_pause_that_one_embedder_is_asked_for_holds_for_every_other",
     ),
@@ -147,9 +147,23 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "provider: a shorter pause of one process shortens no longer one of another",
         "shared/models.sql",
-        "WHERE name = $1 AND (paused_until IS NULL OR paused_until < clock_timestamp() + $2::interval)",
-        "WHERE name = $1",
+        " OR paused_until < clock_timestamp() + $2::interval)",
+        " OR $2::interval IS NOT NULL)",
         f"{EMBEDDING_TESTS}::test_longest_pause_counts_and_a_model_that_nobody_registered_has_none",
+    ),
+    mutant(
+        "provider: a pause holds for the server and the key that it was told to",
+        "shared/models.sql",
+        " AND (pause_server IS NULL OR pause_server = $2::text)",
+        " AND $2::text IS NOT NULL",
+        f"{EMBEDDING_TESTS}::test_pause_of_one_server_keeps_no_call_from_another_or_with_another_key",
+    ),
+    mutant(
+        "provider: another key is told from the one that was asked to wait",
+        PROVIDER,
+        'key = self.key.get_secret_value() if self.key else ""',
+        'key = ""',
+        f"{EMBEDDING_TESTS}::test_pause_of_one_server_keeps_no_call_from_another_or_with_another_key",
     ),
     mutant(
         "provider: pauses double up to a bound",

@@ -238,12 +238,7 @@ async def add_version(
         async with pool.acquire() as conn, conn.transaction():
             await open_collection(conn, collection_id)
             await _hold(conn, requested)
-            is_moved = (
-                moved_from is not None
-                and await conn.fetchval(_RENAME, collection_id, moved_from, source_uri) is not None
-            )
-            if is_moved:
-                await reach(Failpoint.DOCUMENT_RENAMED)
+            is_moved = moved_from is not None and await _rename(conn, collection_id, moved_from, source_uri)
             document_id: int = await conn.fetchval(_LOCK_DOCUMENT, collection_id, source_uri)
             if is_moved:
                 await conn.execute(_MOVE_TOMBSTONES, collection_id, moved_from, source_uri)
@@ -263,8 +258,7 @@ async def add_version(
                 context=context,
                 job_context=job_context,
             )
-            assert intake.version_id is not None
-            await _link(conn, requested, collection_id, document_id, intake.version_id)
+            await _link(conn, requested, intake)
             if intake.arrival is Arrival.NEW_VERSION:
                 await reach(Failpoint.VERSION_WRITTEN)
             return intake
@@ -279,6 +273,14 @@ async def add_version(
         sending.end()
         end_file_span(appeared, collection_id, intake.document_id, intake.version_id)
     return intake
+
+
+async def _rename(conn: Connection, collection_id: int, moved_from: str, source_uri: str) -> bool:
+    """Give a document its new name, unless there is none by the old one or another has the new one."""
+    is_moved = await conn.fetchval(_RENAME, collection_id, moved_from, source_uri) is not None
+    if is_moved:
+        await reach(Failpoint.DOCUMENT_RENAMED)
+    return is_moved
 
 
 async def is_tombstoned(conn: Connection, collection_id: int, source_uri: str, sha256: bytes) -> bool:
@@ -351,13 +353,10 @@ async def _hold(conn: Connection, requested: RequestedFile | None) -> None:
         await hold_lease(conn, requested.lease_id)
 
 
-async def _link(
-    conn: Connection, requested: RequestedFile | None, collection_id: int, document_id: int, version_id: int
-) -> None:
+async def _link(conn: Connection, requested: RequestedFile | None, intake: Intake) -> None:
     if requested is not None:
-        await conn.execute(
-            _LINK_REQUESTED, requested.request_id, collection_id, document_id, version_id, requested.file_path
-        )
+        ids = (requested.request_id, intake.collection_id, intake.document_id, intake.version_id)
+        await conn.execute(_LINK_REQUESTED, *ids, requested.file_path)
 
 
 async def open_collection(conn: Connection, collection_id: int) -> None:

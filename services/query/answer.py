@@ -6,12 +6,21 @@ sources that were found, text, and the whole at the end.
 
 import logging
 import secrets
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from services.query.citations import Citation, marks_of, render
+from services.query.citations import marks_of, render
+from services.query.exchange import (
+    NOT_FOUND,
+    QUESTION_CHARACTERS_MAX,
+    Answer,
+    Asked,
+    Found,
+    Offered,
+    Piece,
+    Understood,
+)
 from services.query.extract import HITS_READ, best_fit, embed, extract
 from services.query.filters import Filters
 from services.query.followup import stand_alone
@@ -19,13 +28,12 @@ from services.query.fusion import tuning_of
 from services.query.generate import ChatModel, Finish
 from services.query.ledger import Ledger, Usage
 from services.query.markers import Draft, Mark, claims
-from services.query.prompt import Count, Prompt, Turn, build
+from services.query.prompt import Count, Prompt, build
 from services.query.quotes import cite_claims, whole
 from services.query.reading import WIDENED_MAX, passages
-from services.query.refusal import Fit, Reason, Refusal, refuse
-from services.query.retrieve import Retrieval, retrieve, snapshot
+from services.query.refusal import Reason, refuse
+from services.query.retrieve import retrieve, snapshot
 from services.query.rewrite import rewrite
-from services.query.store import CollectionRow
 from services.query.terms import read_terms
 from shared.database import Pool
 from shared.embedding import EmbeddingModel, Vectors
@@ -34,11 +42,7 @@ from shared.telemetry import Event, log
 from shared.text import storable
 from shared.tokens import EstimatingTokenizer
 
-QUESTION_CHARACTERS_MAX = 8000
 KEY_BYTES = 8
-STRATEGY = "hybrid: dense + BM25, min-max convex combination"
-DENSE_STRATEGY = "dense: no word of the question was found"
-NOT_FOUND = "The documents do not hold an answer to this question."
 # For a chat model whose tokenizer is not known; it counts rather too many.
 _ESTIMATING = EstimatingTokenizer(0)
 
@@ -47,120 +51,6 @@ def estimate(text: str) -> int:
     """Return about how many tokens a text has."""
     (tokens,) = _ESTIMATING.count([text])
     return tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A question: who asks, where, and what was said before it, which tells what it means.
-
-    Units: `answer_tokens_max` is what a chat model may write, where that is less than the setting allows.
-    """
-
-    question: str
-    collections: Sequence[CollectionRow]
-    top_k: int
-    history: Sequence[Turn] = ()
-    key_id: int | None = None
-    filters: Filters | None = None
-    answer_tokens_max: int | None = None
-
-    def used(self, model: str) -> Usage:
-        """Begin an entry of what a model used for this question."""
-        only = self.collections[0].id if len(self.collections) == 1 else None
-        return Usage(self.key_id, only, model)
-
-
-@dataclass(frozen=True, slots=True)
-class Understood:
-    """A question as it is looked for, which is as it was asked unless it leans on what was said before.
-
-    `rewriting` is what a chat model used for that.
-    """
-
-    question: str
-    tokens: int
-    asked: str
-    rewriting: Usage | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What was found for a question, and how well the best of it fits. No transaction is open any more.
-
-    `filters` are those of its caller and what the question says of its own words. Units: tokens are those of the question.
-    """
-
-    understood: Understood
-    vector: Vectors
-    retrieval: Retrieval
-    fit: Fit
-    embedding_tokens: int
-    filters: Filters | None = None
-
-    @property
-    def confidence(self) -> float:
-        """How well the best chunk fits, from 0 to 1."""
-        return self.fit.confidence
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """The sources that an answer may cite."""
-
-    citations: list[Citation]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a question got. Answered is what has a citation.
-
-    `marks` are the places of its text that name a citation. `usage` is that of the chat model that wrote it. `is_cut`: it ran
-    into a limit. `is_fallback`: it failed, and sentences of the documents stand in for it.
-    """
-
-    found: Found
-    text: str
-    citations: list[Citation]
-    marks: Sequence[Mark] = ()
-    chunks_used: int = 0
-    context_tokens: int = 0
-    usage: Usage | None = None
-    is_cut: bool = False
-    is_fallback: bool = False
-    refusal: Refusal | None = None
-    extract_tokens: int = 0
-
-    @property
-    def embedding_tokens(self) -> int:
-        """What the embedding model read for it: the question, and the sentences that were compared with it."""
-        return self.found.embedding_tokens + self.extract_tokens
-
-    @property
-    def is_answered(self) -> bool:
-        """Whether a document supports it."""
-        return bool(self.citations)
-
-    @property
-    def is_uncited(self) -> bool:
-        """Whether it is a model's text that no source supports."""
-        return self.usage is not None and not self.citations and self.text != NOT_FOUND
-
-    @property
-    def prompt_tokens(self) -> int:
-        """What a chat model read for it, to rewrite the question included."""
-        return sum(usage.prompt_tokens for usage in self._usages)
-
-    @property
-    def completion_tokens(self) -> int:
-        """What a chat model wrote for it."""
-        return sum(usage.completion_tokens for usage in self._usages)
-
-    @property
-    def _usages(self) -> list[Usage]:
-        return [usage for usage in (self.found.understood.rewriting, self.usage) if usage is not None]
-
-
-Piece = Offered | str | Answer
 
 
 class Answerer:
@@ -416,8 +306,3 @@ def _filtered(filters: Filters | None, question: str) -> Filters | None:
 def _stripped(text: str, marks: Sequence[Mark]) -> list[Mark]:
     """Return marks as they stand in a text without the white space before it."""
     return [mark.moved(len(text.lstrip()) - len(text)) for mark in marks]
-
-
-def elapsed_ms(started: float) -> float:
-    """Return the milliseconds since a reading of `time.monotonic`."""
-    return round((time.monotonic() - started) * 1000, 1)

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from services.query.answer import Answer, Asked, Offered, elapsed_ms
 from services.query.deps import Deps
+from services.query.exchange import Answer, Asked, Offered
 from services.query.schema import AnswerOut
 from services.query.wait import Awaited, wait_for
 from shared import conventions as names
@@ -64,14 +64,14 @@ async def work(deps: Deps, asked: Asked, awaited: Awaited | None) -> AsyncGenera
                         first_text_seconds = first_text_seconds or time.monotonic() - started
                     yield piece
         except (GeneratorExit, asyncio.CancelledError):
-            log(Event.QUESTION_ABANDONED, duration_ms=elapsed_ms(started))
+            log(Event.QUESTION_ABANDONED, duration_ms=_elapsed_ms(started))
             raise
         except Exception as error:
             if not isinstance(error, RequestError):
                 count_question("failed", time.monotonic() - started)
             raise
         assert answer is not None
-        out = AnswerOut.of(asked.question, answer, latency_ms=elapsed_ms(started), trace_id=current_trace_id())
+        out = AnswerOut.of(asked.question, answer, latency_ms=_elapsed_ms(started), trace_id=current_trace_id())
         _tell(asked, out, first_text_seconds)
     yield Finished(answer, out)
 
@@ -92,3 +92,8 @@ def _tell(asked: Asked, out: AnswerOut, first_text_seconds: float) -> None:
     count_question("answered" if out.answered else "refused", out.meta.latency_ms / 1000)
     if out.meta.model is not None:
         count_first_token(first_text_seconds)
+
+
+def _elapsed_ms(started: float) -> float:
+    """Return the milliseconds since a reading of `time.monotonic`."""
+    return round((time.monotonic() - started) * 1000, 1)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.query.answer import QUESTION_CHARACTERS_MAX, Answer, Asked
+from services.query.exchange import QUESTION_CHARACTERS_MAX, Answer, Asked
 from services.query.markers import Mark
 from services.query.openai_errors import RefusedParameter
 from services.query.openai_models import EVERY_COLLECTION, Model

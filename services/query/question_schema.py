@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from services.query.answer import QUESTION_CHARACTERS_MAX, Asked
+from services.query.exchange import QUESTION_CHARACTERS_MAX, Asked
 from services.query.filters import Filters
 from services.query.prompt import Turn
 from services.query.store import CollectionRow

@@ -5,13 +5,15 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from services.query.answer import DENSE_STRATEGY, STRATEGY, Answer, Found
 from services.query.citations import Citation, Hit
 from services.query.document_schema import file_path
+from services.query.exchange import Answer, Found
 from services.query.places import place_of_hit, place_of_quote
 from services.query.refusal import Reason, Refusal
 from services.query.retrieve import Retrieval
 
+STRATEGY = "hybrid: dense + BM25, min-max convex combination"
+DENSE_STRATEGY = "dense: no word of the question was found"
 CLOSEST_MAX = 3
 UNCITED_NOTE = "the model named no source for this, so nothing in the documents supports it"
 FALLBACK_NOTE = "the model was not available; these are sentences of the documents"

@@ -4,7 +4,8 @@ from unittest.mock import ANY
 
 import pytest
 
-from services.query.answer import Answer, Answerer, Asked
+from services.query.answer import Answerer
+from services.query.exchange import Answer, Asked
 from services.query.ledger import Ledger
 from services.query.schema import CLOSEST_MAX
 from services.query.store import CollectionRow

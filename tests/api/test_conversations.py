@@ -7,7 +7,6 @@ import pytest
 from tests.api.asking import QUESTION, TEXTS, asking
 from tests.factories import publish_version
 from tests.openai_chat import Chat, chats_of
-from tests.openai_server import serving
 from tests.waiting import until
 
 FOLLOW_UP = "And the weekly one?"
@@ -18,33 +17,6 @@ SAID = [
 ]
 BY_RULE = f"{FOLLOW_UP} nightly backup run"
 WRITTEN = Chat(["The weekly one runs on Sunday [1]."])
-
-
-@pytest.fixture(scope="module")
-def provider():
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def server(provider):
-    provider.calls.clear()
-    chats_of(provider).forget()
-    return provider
-
-
-@pytest.fixture
-async def app(reader_pool, pool, server):
-    await publish_version(pool, TEXTS)
-    async with asking(reader_pool, server) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def plain(reader_pool, pool, server):
-    await publish_version(pool, TEXTS)
-    async with asking(reader_pool, server, llm_model=None) as opened:
-        yield opened
 
 
 async def test_model_writes_the_question_that_is_looked_for(app):

@@ -15,37 +15,14 @@ from services.query.settings import QuerySettings
 from services.query.slots import Slots
 from shared.errors import ConfigError, TooBusy
 from tests.api.asking import QUESTION, TEXTS, asking
-from tests.factories import publish_version
-from tests.openai_chat import Chat, chats_of
-from tests.openai_server import serving
+from tests.factories import publish_version, vector_of
+from tests.openai_chat import Chat
 from tests.waiting import SECONDS_MAX, until
-
-
-@pytest.fixture(scope="module")
-def provider():
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def server(provider):
-    """The scripted server, with nothing played and nothing called."""
-    provider.calls.clear()
-    provider.faults.clear()
-    chats_of(provider).forget()
-    return provider
 
 
 @pytest.fixture
 def chats(server):
     return server.chat
-
-
-@pytest.fixture
-async def app(reader_pool, pool, server):
-    await publish_version(pool, TEXTS)
-    async with asking(reader_pool, server) as opened:
-        yield opened
 
 
 def number_of(chats, text: str) -> int:
@@ -135,6 +112,16 @@ async def test_markers_of_sources_that_were_not_sent_are_dropped(app):
     answer = await app.answer()
     assert answer["answer"] == "It runs at two [1]. It is safe. See `a[12]`."
     assert [source["index"] for source in answer["sources"]] == [1]
+
+
+async def test_quote_of_what_stands_beside_a_hit_has_its_own_similarity(app):
+    (hit,) = (await app.client.post("/search", json={"question": QUESTION, "top_k": 1})).json()["data"]
+    assert hit["text"] == TEXTS[1]
+    app.chats.play(Chat(["It is encrypted with age [1]."]))
+    (source,) = (await app.answer(top_k=1))["sources"]
+    assert source["quote"] == "It is encrypted with age."
+    assert source["similarity"] == pytest.approx(float(vector_of(QUESTION) @ vector_of(TEXTS[0])), abs=2e-3)  # halves
+    assert source["similarity"] != pytest.approx(hit["similarity"], abs=0.05)
 
 
 async def test_answer_without_a_marker_is_shown_as_supported_by_nothing(app):

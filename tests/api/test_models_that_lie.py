@@ -17,24 +17,11 @@ from shared.settings import Settings
 from tests import factories
 from tests.api.asking import QUESTION, TEXTS, asking, settings_for
 from tests.factories import publish_version
-from tests.openai_chat import Chat, chats_of
-from tests.openai_server import DIMENSION, serving
+from tests.openai_chat import Chat
+from tests.openai_server import DIMENSION
 from tests.waiting import until
 
 NAME = "openai:test-embedding"
-
-
-@pytest.fixture(scope="module")
-def running():
-    with serving() as started:
-        yield started
-
-
-@pytest.fixture
-def server(running):
-    running.reset()
-    chats_of(running).forget()
-    return running
 
 
 @pytest.fixture

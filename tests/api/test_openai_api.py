@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from services.console import keys
-from services.query.answer import QUESTION_CHARACTERS_MAX
+from services.query.exchange import QUESTION_CHARACTERS_MAX
 from services.query.markers import NOT_IN_SOURCES
 from services.query.openai_schema import ChatIn
 from services.query.problems import PARAM_CHARACTERS_MAX
@@ -17,26 +17,11 @@ from services.query.slots import Slots
 from tests.api.asking import QUESTION, TEXTS, asking
 from tests.factories import publish_version
 from tests.openai_chat import Chat, chats_of
-from tests.openai_server import serving
 from tests.waiting import until
 
 OFF = "zebra quantum xylophone"
 NOT_FOUND = "The documents do not hold an answer to this question."
 ASKED = [{"role": "user", "content": QUESTION}]
-
-
-@pytest.fixture(scope="module")
-def provider():
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def server(provider):
-    provider.calls.clear()
-    provider.faults.clear()
-    chats_of(provider).forget()
-    return provider
 
 
 @pytest.fixture

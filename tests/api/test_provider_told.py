@@ -7,26 +7,7 @@ import pytest
 from shared import provider as provider_module
 from shared import queue
 from shared.text import without_addresses
-from tests.api.asking import TEXTS, asking
-from tests.factories import publish_version
-from tests.openai_chat import Chat, chats_of
-from tests.openai_server import serving
-
-
-@pytest.fixture(scope="module")
-def provider():
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-async def app(reader_pool, pool, provider):
-    provider.calls.clear()
-    provider.faults.clear()
-    chats_of(provider).forget()
-    await publish_version(pool, TEXTS)
-    async with asking(reader_pool, provider) as opened:
-        yield opened
+from tests.openai_chat import Chat
 
 
 async def test_caller_is_told_what_to_do_and_the_log_where_the_server_is(app, provider, caplog):

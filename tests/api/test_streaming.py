@@ -10,34 +10,13 @@ from services.query.markers import NOT_IN_SOURCES
 from services.query.slots import Slots
 from tests.api.asking import QUESTION, SOCKET_BYTES, TEXTS, asking, parse_events
 from tests.factories import make_collection, publish_version
-from tests.openai_chat import Chat, chats_of
-from tests.openai_server import serving
+from tests.openai_chat import Chat
 from tests.waiting import until
 
 # From the caller's leaving to the end of the provider's work. The promise is a second; a loaded machine gets more.
 LEAVING_SECONDS_MAX = 30
 # For how long a silent provider is waited for: what ends sooner was ended by the caller's leaving.
 PROVIDER_SECONDS = 600
-
-
-@pytest.fixture(scope="module")
-def provider():
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def server(provider):
-    provider.calls.clear()
-    chats_of(provider).forget()
-    return provider
-
-
-@pytest.fixture
-async def app(reader_pool, pool, server):
-    await publish_version(pool, TEXTS)
-    async with asking(reader_pool, server) as opened:
-        yield opened
 
 
 @pytest.fixture

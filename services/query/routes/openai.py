@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
-from services.query.answer import Asked, Offered
 from services.query.ask import Finished, whole, work
 from services.query.deps import AccessParam, Deps, DepsParam, KeyFirst
+from services.query.exchange import Asked, Offered
 from services.query.openai_errors import PREFIX, request_id
 from services.query.openai_models import collections_of, list_models, unknown
 from services.query.openai_schema import (

@@ -7,9 +7,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from services.query.answer import Asked, Offered
 from services.query.ask import wait_first, whole, work
 from services.query.deps import AccessParam, Deps, DepsParam, KeyFirst
+from services.query.exchange import Asked, Offered
 from services.query.question_schema import QuestionIn, SearchIn
 from services.query.schema import AnswerOut, HitsOut, SourceOut
 from services.query.stream import STATUS_CLIENT_LEFT, ClientLeft, StreamEvent, open_stream, unless_left

@@ -108,7 +108,8 @@ def indexing_worker(url: str, pool: asyncpg.Pool, rule: IndexRule, settings: Wor
 async def nearest(conn: asyncpg.Connection, planted: Planted, question: Vectors, *, words: str = "zzz") -> list[int]:
     """Return the places of the ten best by cosine, out of what both arms give a question."""
     scope = [planted.collection.id]
-    found = await store.retrieve(conn, scope, planted.collection, words, HalfVector(question), arm_limit=100)
+    terms = await store.question_terms(conn, scope, words)
+    found = await store.retrieve(conn, scope, planted.collection, terms, HalfVector(question), arm_limit=100)
     best = sorted(found, key=lambda candidate: -candidate.cosine)[:10]
     return [candidate.chunk_id - planted.first_id for candidate in best]
 

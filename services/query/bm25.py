@@ -1,4 +1,4 @@
-"""BM25 and what is made of its term weights; pure. The database scores chunks with the same formula (sql/0019)."""
+"""BM25 and what is made of its term weights; pure. The database scores chunks with the same formula (sql/0022)."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -19,6 +19,7 @@ class QuestionTerm:
     languages: frozenset[str]
     word: int
     idf: float
+    is_identifier: bool = False
 
 
 def idf_in(terms: Iterable[QuestionTerm], language: str) -> dict[str, float]:

@@ -84,7 +84,7 @@ async def retrieve(
     started = time.monotonic()
     with retrieval_span([collection.name for collection in collections], limit) as retrieving:
         retrieval = await _retrieve(conn, collections, question, vector, limit, filters, dense_weight)
-        retrieval = replace(retrieval, beside=await _beside(conn, collections, retrieval.hits[:widened]))
+        retrieval = replace(retrieval, beside=await _beside(conn, collections, vector, retrieval.hits[:widened]))
         retrieving.set_attribute(names.HITS, len(retrieval.hits))
     count_retrieval(time.monotonic() - started)
     return retrieval
@@ -103,7 +103,7 @@ async def _retrieve(
     candidates: list[Candidate] = []
     terms = await store.question_terms(conn, scope, question)
     for collection in collections:
-        candidates += await _candidates(conn, scope, collection, question, HalfVector(vector), filters)
+        candidates += await _candidates(conn, scope, collection, question, terms, HalfVector(vector), filters)
     ranked = fuse(candidates, dense_weight=dense_weight, arm_limit=ARM_LIMIT)[:limit]
     hits = await _load(conn, scope, ranked, terms)
     as_of, pending = await store.freshness(conn, scope)
@@ -115,16 +115,17 @@ async def _candidates(
     scope: Sequence[int],
     collection: CollectionRow,
     question: str,
+    terms: Sequence[QuestionTerm],
     vector: HalfVector,
     filters: Filters | None,
 ) -> list[Candidate]:
     if filters is None:
-        return await store.retrieve(conn, scope, collection, question, vector, arm_limit=ARM_LIMIT)
+        return await store.retrieve(conn, scope, collection, terms, vector, arm_limit=ARM_LIMIT)
     return await retrieve_filtered(conn, scope, collection, question, vector, filters, arm_limit=ARM_LIMIT)
 
 
 async def _beside(
-    conn: Connection, collections: Sequence[CollectionRow], hits: Sequence[Hit]
+    conn: Connection, collections: Sequence[CollectionRow], vector: Vectors, hits: Sequence[Hit]
 ) -> dict[tuple[int, int], Hit]:
     """Return the chunks next to hits, by document and ordinal."""
     found: dict[tuple[int, int], Hit] = {}
@@ -132,9 +133,8 @@ async def _beside(
     for collection in collections:
         ids = [hit.chunk_id for hit in hits if hit.collection == collection.name]
         if ids:
-            found |= {
-                (hit.document_id, hit.ordinal): hit for hit in await store.get_beside(conn, scope, collection.id, ids)
-            }
+            beside = await store.get_beside(conn, scope, collection, HalfVector(vector), ids)
+            found |= {(hit.document_id, hit.ordinal): hit for hit in beside}
     return found
 
 

@@ -43,7 +43,8 @@ ORDER BY c.name
 
 -- name: retrieve
 -- The candidates of both arms in collection $2, each with both scores.
--- $1 scope int[] · $2 collection_id int · $3 model_id smallint · $4 question text · $5 question_vector halfvec · $6 arm_limit int
+-- $1 scope int[] · $2 collection_id int · $3 model_id smallint · $4 terms jsonb, as question_terms gives them · $5 question_vector halfvec
+-- · $6 arm_limit int
 -- Rows: up to 2 × $6. Vectors have length 1, so the negative inner product orders as cosine does.
 -- 384 stands for the dimension of the model: an index over vectors is one over vectors of some length, a type's length
 -- cannot be a parameter, and the planner takes the index only for the same expression. Whether $2 lies in $1 is asked apart
@@ -56,18 +57,29 @@ WITH dense AS MATERIALIZED (
   LIMIT $6::integer
 ), lexical AS MATERIALIZED (
   SELECT chunk_id, bm25, is_hit
-  FROM lexical_hits($2::integer, $4::text, ARRAY(SELECT chunk_id FROM dense), $6::integer)
+  FROM term_hits($2::integer, $4::jsonb, ARRAY(SELECT chunk_id FROM dense), $6::integer)
 )
 SELECT l.chunk_id, v.document_id, (-(v.vector <#> $5::halfvec))::double precision AS cosine, l.bm25, l.is_hit AS is_lexical_hit
 FROM lexical AS l
 JOIN chunk_vector AS v ON v.collection_id = $2::integer AND v.model_id = $3::smallint AND v.chunk_id = l.chunk_id
 WHERE v.collection_id = ANY ($1::integer[])
 
+-- name: retrieve_nearest
+-- The candidates of a question that has no words for the lexical arm: those of the dense arm in collection $2.
+-- $1 scope int[] · $2 collection_id int · $3 model_id smallint · $4 question_vector halfvec · $5 arm_limit int
+-- Rows: up to $5. About 384 and $1 see above.
+SELECT chunk_id, document_id, (-(vector <#> $4::halfvec))::double precision AS cosine, 0::double precision AS bm25,
+  false AS is_lexical_hit
+FROM chunk_vector
+WHERE $2::integer = ANY ($1::integer[]) AND collection_id = $2::integer AND model_id = $3::smallint
+ORDER BY vector::halfvec(384) <#> $4::halfvec
+LIMIT $5::integer
+
 -- name: question_terms
 -- The question's lexemes in each language of the collections, with the inverse document frequencies of their words.
 -- $1 scope int[] · $2 question text
 -- Rows: 0..n.
-SELECT t.lexeme, t.languages::text[] AS languages, t.word, t.idf
+SELECT t.lexeme, t.languages::text[] AS languages, t.word, t.idf, t.is_identifier
 FROM question_terms($1::integer[], $2::text) AS t
 ORDER BY t.word, t.lexeme
 
@@ -87,14 +99,15 @@ JOIN collection AS k ON k.id = c.collection_id
 WHERE c.collection_id = ANY ($1::integer[]) AND c.collection_id = $2::integer AND c.id = ANY ($3::bigint[])
 
 -- name: list_beside
--- What stands next to chunks $3 of collection $2 in the live versions of their documents.
--- $1 scope int[] · $2 collection_id int · $3 chunk_ids bigint[]
+-- What stands next to chunks $3 of collection $2 in the live versions of their documents, and how near it comes to a question.
+-- $1 scope int[] · $2 collection_id int · $3 chunk_ids bigint[] · $4 model_id smallint · $5 question_vector halfvec
 -- Rows: up to two per chunk.
-SELECT DISTINCT beside.chunk_id, d.id AS document_id
+SELECT DISTINCT beside.chunk_id, d.id AS document_id, (-(v.vector <#> $5::halfvec))::double precision AS cosine
 FROM chunk_position AS own
 JOIN document AS d ON d.collection_id = own.collection_id AND d.live_version_id = own.version_id
 JOIN chunk_position AS beside ON beside.collection_id = own.collection_id AND beside.version_id = own.version_id
   AND beside.ordinal IN (own.ordinal - 1, own.ordinal + 1)
+JOIN chunk_vector AS v ON v.collection_id = own.collection_id AND v.model_id = $4::smallint AND v.chunk_id = beside.chunk_id
 WHERE own.collection_id = ANY ($1::integer[]) AND own.collection_id = $2::integer AND own.chunk_id = ANY ($3::bigint[])
   AND beside.chunk_id <> ALL ($3::bigint[])
 

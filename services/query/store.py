@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ _LIST_COLLECTIONS = STATEMENTS["list_collections"]
 _FIND_KEY = STATEMENTS["find_key"]
 _LIST_GRANTED = STATEMENTS["list_granted"]
 _RETRIEVE = STATEMENTS["retrieve"]
+_RETRIEVE_NEAREST = STATEMENTS["retrieve_nearest"]
 _QUESTION_TERMS = STATEMENTS["question_terms"]
 _GET_HITS = STATEMENTS["get_hits"]
 _LIST_BESIDE = STATEMENTS["list_beside"]
@@ -163,35 +164,37 @@ async def list_granted(conn: Session, key_id: int) -> list[GrantedCollection]:
 
 
 @functools.cache
-def retrieve_statement(dimension: int) -> str:
-    """Return `retrieve` for vectors of `dimension`: a number that stands in an index's expression cannot be a parameter.
+def retrieve_statement(dimension: int, *, is_hybrid: bool = True) -> str:
+    """Return a statement for vectors of `dimension`: a number that stands in an index's expression cannot be a parameter.
 
     Raises: ValueError when it is no dimension.
     """
     if not isinstance(dimension, int) or not 1 <= dimension <= DIMENSION_MAX:
         raise ValueError(f"{dimension!r} is not a dimension from 1 to {DIMENSION_MAX}")
-    return _RETRIEVE.replace("halfvec(384)", f"halfvec({dimension})")
+    statement = _RETRIEVE if is_hybrid else _RETRIEVE_NEAREST
+    return statement.replace("halfvec(384)", f"halfvec({dimension})")
 
 
 async def retrieve(
     conn: Connection,
     scope: Sequence[int],
     collection: CollectionRow,
-    question: str,
+    terms: Sequence[QuestionTerm],
     vector: HalfVector,
     *,
     arm_limit: int,
 ) -> list[Candidate]:
-    """Return the candidates of both arms, each with both scores."""
-    statement = retrieve_statement(vector.dimensions())
-    rows = await conn.fetch(statement, list(scope), collection.id, collection.model_id, question, vector, arm_limit)
+    """Return the candidates of both arms, each with both scores; of the dense arm alone for a question without terms."""
+    statement = retrieve_statement(vector.dimensions(), is_hybrid=bool(terms))
+    words = [json.dumps([asdict(term) | {"languages": sorted(term.languages)} for term in terms])] if terms else []
+    rows = await conn.fetch(statement, list(scope), collection.id, collection.model_id, *words, vector, arm_limit)
     return [Candidate(collection_id=collection.id, **row) for row in rows]
 
 
 async def question_terms(conn: Connection, scope: Sequence[int], question: str) -> list[QuestionTerm]:
     """Return the question's lexemes in the languages of the collections, with the inverse document frequencies of their words."""
     return [
-        QuestionTerm(row["lexeme"], frozenset(row["languages"]), row["word"], row["idf"])
+        QuestionTerm(**dict(row) | {"languages": frozenset(row["languages"])})
         for row in await conn.fetch(_QUESTION_TERMS, list(scope), question)
     ]
 
@@ -220,16 +223,19 @@ async def get_hits(
     return hits
 
 
-async def get_beside(conn: Connection, scope: Sequence[int], collection_id: int, chunk_ids: Sequence[int]) -> list[Hit]:
-    """Return what stands next to some chunks in the live versions of their documents. It has no scores."""
-    rows = await conn.fetch(_LIST_BESIDE, list(scope), collection_id, list(chunk_ids))
+async def get_beside(
+    conn: Connection, scope: Sequence[int], collection: CollectionRow, vector: HalfVector, chunk_ids: Sequence[int]
+) -> list[Hit]:
+    """Return what stands next to some chunks in the live versions of their documents.
+
+    It has its cosine with the question, and no other score.
+    """
+    rows = await conn.fetch(_LIST_BESIDE, list(scope), collection.id, list(chunk_ids), collection.model_id, vector)
     unranked = {
-        row["chunk_id"]: Ranked(
-            Candidate(collection_id, row["chunk_id"], row["document_id"], 0.0, 0.0, is_lexical_hit=False), 0.0
-        )
+        row["chunk_id"]: Ranked(Candidate(collection_id=collection.id, **row, bm25=0.0, is_lexical_hit=False), 0.0)
         for row in rows
     }
-    return await get_hits(conn, scope, collection_id, unranked, []) if unranked else []
+    return await get_hits(conn, scope, collection.id, unranked, []) if unranked else []
 
 
 async def match_lexemes(

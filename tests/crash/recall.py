@@ -99,6 +99,6 @@ async def _walks_index(conn: Connection, planted: Planted) -> bool:
     question = HalfVector(mixture(1, DIMENSION, 98)[0])
     plan = await conn.fetch(
         f"EXPLAIN {store.retrieve_statement(DIMENSION)}",
-        [collection.id], collection.id, collection.model_id, "x", question, 100,
+        [collection.id], collection.id, collection.model_id, "[]", question, 100,
     )  # fmt: skip
     return any("chunk_vector_hnsw" in row[0] for row in plan)

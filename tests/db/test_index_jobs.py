@@ -164,7 +164,7 @@ async def test_login_without_the_owners_role_says_so_and_everything_works(url, o
             await store.set_scope(conn, [key.collection_id])
             collection = CollectionRow(key.collection_id, "default", 1)
             question = HalfVector(vector_of("text 7"))
-            found = await store.retrieve(conn, [key.collection_id], collection, "7", question, arm_limit=5)
+            found = await store.retrieve(conn, [key.collection_id], collection, [], question, arm_limit=5)
         assert max(candidate.cosine for candidate in found) > 0.99
 
         await tend(pool, handler)  # one that may

@@ -97,7 +97,7 @@ async def scans_of(conn: asyncpg.Connection, planted: Planted) -> dict[str, Scan
     statement = store.retrieve_statement(DIMENSION)
     collection = planted.collection
     question = HalfVector(mixture(1, DIMENSION, 99)[0])
-    arguments = ([collection.id], collection.id, collection.model_id, "x", question, 100)
+    arguments = ([collection.id], collection.id, collection.model_id, "[]", question, 100)
     async with conn.transaction():
         await store.set_scope(conn, [collection.id])
         text = await conn.fetchval(f"EXPLAIN (FORMAT json) {statement}", *arguments)
@@ -142,9 +142,9 @@ async def test_every_candidate_has_its_exact_scores(planted: dict[str, Planted],
     question = mixture(1, DIMENSION, 98)[0]
     async with reader.transaction():
         await store.set_scope(reader, [large.collection.id])
-        found = await store.retrieve(
-            reader, [large.collection.id], large.collection, "word2991", HalfVector(question), arm_limit=100
-        )
+        scope = [large.collection.id]
+        terms = await store.question_terms(reader, scope, "word2991")
+        found = await store.retrieve(reader, scope, large.collection, terms, HalfVector(question), arm_limit=100)
     lexical = [candidate for candidate in found if candidate.is_lexical_hit]
     assert lexical
     assert len(found) > len(lexical) + 90

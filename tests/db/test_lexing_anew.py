@@ -159,7 +159,7 @@ async def test_migration_that_is_rolled_back_leaves_the_words_of_before(old_url:
     await tend(old_pool)
     assert await old_pool.fetch(WORDS, 1) != before
     owner = await asyncpg.connect(old_url, server_settings={"search_path": "askbox, public"})
-    for name in ("0020_phrases", "0019_identifiers"):
+    for name in ("0022_scores", "0021_apart", "0020_phrases", "0019_identifiers"):
         await owner.execute((migrations_folder() / f"{name}.rollback.sql").read_text(encoding="utf-8"))
     await owner.close()
     assert await old_pool.fetch(WORDS, 1) == before

@@ -178,7 +178,8 @@ async def test_exact_scan_ranks_by_cosine(pool: asyncpg.Pool, reader_pool: async
     collection = CollectionRow(key.collection_id, "default", (await make_collection(pool))[1])
     async with reader_pool.acquire() as conn, conn.transaction():
         await store.set_scope(conn, [key.collection_id])
-        found = await store.retrieve(conn, [key.collection_id], collection, "zzz", HalfVector(question), arm_limit=10)
+        terms = await store.question_terms(conn, [key.collection_id], "zzz")
+        found = await store.retrieve(conn, [key.collection_id], collection, terms, HalfVector(question), arm_limit=10)
         texts_by_id = dict(map(tuple, await conn.fetch("SELECT id, text FROM chunk")))
     cosines = {text: float(np.dot(vector_of(text), question)) for text in texts}
     assert len(question) == DIMENSION

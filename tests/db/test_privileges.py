@@ -11,7 +11,7 @@ async def test_every_function_that_runs_as_its_owner_has_its_own_path_and_is_nob
         "SELECT p.proname, p.proconfig, has_function_privilege('public', p.oid, 'EXECUTE') AS is_public "
         "FROM pg_proc AS p WHERE p.pronamespace = 'askbox'::regnamespace AND p.prosecdef"
     )
-    assert {row["proname"] for row in rows} >= {"lexical_hits", "add_version", "retry_document", "version_progress"}
+    assert {row["proname"] for row in rows} >= {"term_hits", "add_version", "retry_document", "version_progress"}
     for row in rows:
         assert "search_path=askbox, pg_temp" in (row["proconfig"] or []), row["proname"]
         assert not row["is_public"], row["proname"]

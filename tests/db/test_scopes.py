@@ -44,10 +44,11 @@ def scopes(planted: Planted) -> tuple[list[int], list[int]]:
 async def test_retrieval_stays_inside_the_scope(planted):
     inside, outside = scopes(planted)
     vector = HalfVector(vector_of(TEXT))
-    arguments = (planted.collection, "lighthouse", vector)
-    assert len(await store.retrieve(planted.conn, inside, *arguments, arm_limit=5)) == 1
-    assert await store.retrieve(planted.conn, outside, *arguments, arm_limit=5) == []
-    filtered = (*arguments, Filters())
+    for terms in (await store.question_terms(planted.conn, inside, "lighthouse"), []):
+        arguments = (planted.collection, terms, vector)
+        assert len(await store.retrieve(planted.conn, inside, *arguments, arm_limit=5)) == 1
+        assert await store.retrieve(planted.conn, outside, *arguments, arm_limit=5) == []
+    filtered = (planted.collection, "lighthouse", vector, Filters())
     assert len(await retrieve_filtered(planted.conn, inside, *filtered, arm_limit=5)) == 1
     assert await retrieve_filtered(planted.conn, outside, *filtered, arm_limit=5) == []
 
@@ -56,8 +57,10 @@ async def test_dense_arm_finds_nothing_outside_the_scope(planted):
     """What it found is what the lexical arm scores: it has to stop by itself."""
     inside, outside = scopes(planted)
     whole = store.retrieve_statement(len(vector_of(TEXT)))
-    arm = whole.partition("), lexical AS MATERIALIZED (")[0] + ") SELECT chunk_id FROM dense WHERE $4::text IS NOT NULL"
-    arguments = (planted.collection.id, planted.collection.model_id, "lighthouse", HalfVector(vector_of(TEXT)), 5)
+    arm = (
+        whole.partition("), lexical AS MATERIALIZED (")[0] + ") SELECT chunk_id FROM dense WHERE $4::jsonb IS NOT NULL"
+    )
+    arguments = (planted.collection.id, planted.collection.model_id, "[]", HalfVector(vector_of(TEXT)), 5)
     assert len(await planted.conn.fetch(arm, inside, *arguments)) == 1
     assert await planted.conn.fetch(arm, outside, *arguments) == []
 

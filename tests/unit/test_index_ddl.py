@@ -28,7 +28,8 @@ def test_question_is_spliced_with_a_dimension_only(dimension: object):
 
 
 def test_question_is_spliced_in_one_place():
-    statements = {store.retrieve_statement(dimension) for dimension in (16, 384)}
-    differing = [lines for lines in itertools.zip_longest(*(s.splitlines() for s in statements)) if len(set(lines)) > 1]
-    assert len(differing) == 1
+    for is_hybrid in (True, False):
+        statements = {store.retrieve_statement(dimension, is_hybrid=is_hybrid) for dimension in (16, 384)}
+        lines = itertools.zip_longest(*(statement.splitlines() for statement in statements))
+        assert len([both for both in lines if len(set(both)) > 1]) == 1
     assert store.DIMENSION_MAX == DIMENSION_MAX

@@ -34,22 +34,22 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "scope: the lexical arm looks at it first",
-        "sql/0019_identifiers.sql",
+        "sql/0022_scores.sql",
         "  IF asked_collection_id IS NULL OR NOT asked_collection_id = ANY (scope()) THEN\n",
         "  IF asked_collection_id IS NULL THEN\n",
         f"{LEXICAL}::test_collection_outside_the_scope_is_refused",
     ),
     mutant(
         "scope: the lexical arm scores no foreign chunk by its id",
-        "sql/0019_identifiers.sql",
+        "sql/0022_scores.sql",
         "      WHERE c.collection_id = asked_collection_id AND c.id = ANY (dense_chunk_ids)\n",
         "      WHERE c.id = ANY (dense_chunk_ids)\n",
         f"{LEXICAL}::test_foreign_chunks_cannot_be_scored_by_id",
     ),
     mutant(
         "words: a chunk is scored by what its own language makes of them",
-        "sql/0019_identifiers.sql",
-        " AND language_bits[term.place] & own.bit <> 0",
+        "sql/0022_scores.sql",
+        "      WHERE term.bits & own.bit <> 0\n",
         "",
         f"{LANGUAGES}::test_chunk_is_not_scored_by_the_stems_of_another_language",
     ),
@@ -62,7 +62,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "words: a form of a common word does not stand for it",
-        "sql/0019_identifiers.sql",
+        "sql/0022_scores.sql",
         "sum(t.chunk_count) OVER (PARTITION BY t.idf, t.word)",
         "t.chunk_count",
         f"{LANGUAGES}::test_common_word_still_finds_its_language_beside_a_rarer_form_of_it",
@@ -98,9 +98,16 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "scope: both arms together stay inside it",
         SQL,
-        "WHERE v.collection_id = ANY ($1::integer[])\n\n-- name: question_terms",
-        "\n-- name: question_terms",
+        "WHERE v.collection_id = ANY ($1::integer[])\n\n-- name: retrieve_nearest",
+        "\n-- name: retrieve_nearest",
         f"{SCOPES}::test_retrieval_stays_inside_the_scope",
+    ),
+    mutant(
+        "scope: the dense arm alone stays inside it",
+        SQL,
+        "WHERE $2::integer = ANY ($1::integer[]) AND collection_id = $2::integer AND model_id = $3::smallint\nORDER",
+        "WHERE $1::integer[] IS NOT NULL AND collection_id = $2::integer AND model_id = $3::smallint\nORDER",
+        "tests/db/test_scopes.py::test_retrieval_stays_inside_the_scope",
     ),
     mutant(
         "scope: filtered questions stay inside it",
@@ -447,6 +454,13 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{PROMPT}::test_quote_of_what_stands_beside_a_hit_has_its_own_place",
     ),
     mutant(
+        "answers: what stands beside a hit is told as near as it comes",
+        "services/query/store.py",
+        "Candidate(collection_id=collection.id, **row, ",
+        'Candidate(collection_id=collection.id, **(dict(row) | {"cosine": 0.0}), ',
+        f"{GENERATION}::test_quote_of_what_stands_beside_a_hit_has_its_own_similarity",
+    ),
+    mutant(
         "answers: what stands beside a hit gives way when there is no room",
         "services/query/prompt.py",
         "        for form in passage.forms():\n",
@@ -484,10 +498,17 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "filters: a phrase is looked for inside the scope",
-        "sql/0020_phrases.sql",
+        "sql/0021_apart.sql",
         "  spoken regconfig;\n  wanted tsquery;\nBEGIN\n  IF asked_collection_id IS NULL OR NOT asked_collection_id = ANY (scope()) THEN\n",
         "  spoken regconfig;\n  wanted tsquery;\nBEGIN\n  IF asked_collection_id IS NULL THEN\n",
         "tests/api/test_filters.py::test_phrases_and_words_open_no_other_collection",
+    ),
+    mutant(
+        "filters: a phrase does not run from a title into the text",
+        "sql/0021_apart.sql",
+        "'''\\1'':' || part.class",
+        "'''\\1'''",
+        "tests/api/test_filters.py::test_phrase_does_not_run_from_a_title_or_a_path_into_the_text",
     ),
     mutant(
         "filters: words are looked for inside the scope",

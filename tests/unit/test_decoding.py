@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.ingester.parsing import media_type_of, parse
 from services.ingester.parsing.decoding import decode, looks_binary
-from services.ingester.parsing.registry import HTML, PLAIN
+from services.ingester.parsing.registry import CSV, HTML, PLAIN
 from shared.errors import UnsupportedFormat
 
 _HEBREW = "שלום לכולם, זהו טקסט קצר בעברית שנכתב לפני שנים רבות."
@@ -66,10 +66,20 @@ def test_long_wide_text_is_decoded_whole() -> None:
         random.Random(1).randbytes(400),
         b"\x00" * 100,
         b"words\x00" * 50,
+        b"words " * 100 + b"\x00\x01",
+        b"gr\xf6\xdfe " * 100 + b"\x00",
     ],
 )
 def test_binary_bytes_are_no_wide_text(content: bytes) -> None:
     assert looks_binary(content)
+
+
+@pytest.mark.parametrize("gap", [b"\x00", b"\x00" * 700])
+def test_gap_of_zeros_makes_no_text_binary(gap: bytes) -> None:
+    """A log has one after a crash, and some programs end their exports so."""
+    content = "12:00 größer\n".encode() * 9 + gap
+    assert media_type_of("a.log", content + b"12:01 next\n") == PLAIN
+    assert media_type_of("a.csv", content) == CSV
 
 
 def test_page_in_wide_letters_is_a_page() -> None:
@@ -104,6 +114,8 @@ def test_escape_of_a_terminal_is_no_japanese() -> None:
         (b"\xe4\x52\x5c\x7b\x8c\xd8\xa7\x4d", "as PDF or DOCX"),
         (b"\xffWPC\x10\x00", "word processor"),
         (b"x" * 60 + b"BOOKMOBI\x00\x00", "EPUB"),
+        (b"\xd7\xcd\xc6\x9a\x00\x00", "into a document"),
+        (b"\x01\x00\x00\x00".ljust(40, b"\x00") + b" EMF", "into a document"),
         (b"bplist00\xd1\x01\x00", "XML"),
         (bytes(range(1, 9)) * 20, "save it as"),
     ],

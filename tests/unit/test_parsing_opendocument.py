@@ -317,6 +317,13 @@ def test_text_is_read_though_another_part_is_damaged(broken: str) -> None:
     assert blocks(p("Text"), extra={broken: "<broken"}) == [(PROSE, "Text")]
 
 
+@pytest.mark.parametrize("attribute", ['xml:id="a#b"', 'unheard:of="x"'])
+def test_text_is_read_though_an_attribute_is_misnamed(attribute: str) -> None:
+    assert blocks(f"<text:p {attribute}>Text</text:p>") == [(PROSE, "Text")]
+    with pytest.raises(CorruptFile, match="no proper XML"):
+        read(f"<text:p {attribute}>Text")
+
+
 def slide(name: str, shapes: str, notes: str = "") -> str:
     inner = f"<presentation:notes>{notes}</presentation:notes>" if notes else ""
     return f'<draw:page draw:name="{name}">{shapes}{inner}</draw:page>'

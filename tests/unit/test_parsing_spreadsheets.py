@@ -441,6 +441,21 @@ def test_sheet_of_charts_holds_nothing_and_a_missing_one_is_told() -> None:
             parse("a.xlsx", _xlsx(rows, sheets=f'<sheet name="Data" r:id="r1"/><sheet name="Gone" r:id="{missing}"/>'))
 
 
+def test_sheet_of_macros_has_no_part() -> None:
+    rows = '<row r="1"><c r="A1"><v>1</v></c></row>'
+    macros = '<sheet name="Module1" state="veryHidden" r:id=""/><sheet name="Data" r:id="r1"/>'
+    assert _rows(_parsed("a.xlsx", _xlsx(rows, sheets=macros))) == [(2, 1, "1")]
+
+
+@pytest.mark.parametrize("respell", [str.lower, str.swapcase, lambda name: name.replace("/", "\\")])
+def test_parts_are_found_however_their_names_are_spelled(respell: Callable[[str], str]) -> None:
+    plain = _xlsx('<row r="1"><c r="A1" t="s"><v>0</v></c></row>', shared="<si><t>tea</t></si>")
+    with zipfile.ZipFile(io.BytesIO(plain)) as archive:
+        parts = {name: archive.read(name).decode() for name in archive.namelist()}
+    spelled = _zip({respell(name).replace("XL/", "xl/"): part for name, part in parts.items()})
+    assert _rows(_parsed("a.xlsx", spelled)) == [(1, 1, "tea")]
+
+
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [

@@ -1,6 +1,8 @@
 """Which parser reads a file: content before name, plug-ins before built-in formats."""
 
+import io
 import struct
+import zipfile
 
 import pytest
 from hypothesis import given
@@ -177,3 +179,22 @@ def test_whole_name_tells_a_format() -> None:
     registry = Registry([Format("text/x-make", ("makefile",), parse_as("make"))])
     assert reader_of(registry, "folder/Makefile", b"all:") == "make"
     assert registry.find("makefile.txt", b"all:").media_type == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ({"visio/document.xml": "<v/>"}, "a drawing of Visio"),
+        ({"FixedDocSeq.fdseq": "<f/>"}, "an XPS document"),
+        ({"Data/mt0.jpg": "", "Index.zip": ""}, "of Pages, Numbers or Keynote"),
+        ({"index.xml": "<p/>", "buildVersionHistory.plist": ""}, "of Pages, Numbers or Keynote"),
+        ({"mimetype": "application/vnd.sun.xml.writer", "content.xml": "<o/>"}, "of an old OpenOffice"),
+    ],
+)
+def test_container_of_another_program_is_named(parts: dict[str, str], reason: str) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in {"[Content_Types].xml": "<Types/>", **parts}.items():
+            archive.writestr(name, content)
+    with pytest.raises(UnsupportedFormat, match=f"the file is {reason}"):
+        media_type_of("a.bin", file.getvalue())

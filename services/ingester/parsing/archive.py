@@ -47,20 +47,30 @@ class Archive:
             raise ParserLimit(
                 f"the file of {len(content):,} bytes would unpack to {unpacked:,}: it expands without end"
             )
+        # Some programs that write workbooks under Windows part folders so.
+        self._entries = {entry.filename.replace("\\", "/"): entry for entry in entries}
+        self._spelled = {name.lower(): name for name in self._entries}
 
     @property
     def names(self) -> Sequence[str]:
         """The names of its parts."""
-        return self._zip.namelist()
+        return tuple(self._entries)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a part of that name."""
+        return self._find(name) is not None
+
+    def _find(self, name: str) -> zipfile.ZipInfo | None:
+        """Return the entry of a part: office programs know it however it is spelled, and others spell it as they like."""
+        return self._entries.get(name) or self._entries.get(self._spelled.get(name.lower(), ""))
 
     def read(self, name: str, *, bytes_max: int = PART_BYTES_MAX) -> bytes | None:
         """Return a part, or None when there is none of that name.
 
         Raises: CorruptFile · EncryptedFile · ParserLimit when the part is larger than `bytes_max`.
         """
-        try:
-            entry = self._zip.getinfo(name)
-        except KeyError:
+        entry = self._find(name)
+        if entry is None:
             return None
         if entry.flag_bits & _IS_ENCRYPTED:
             raise EncryptedFile

@@ -5,6 +5,7 @@ import re
 
 import charset_normalizer
 
+from services.ingester.parsing.alphabets import european_encoding
 from shared.text import storable
 
 _MARKS = (
@@ -14,7 +15,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# Below this a guess is worse than the commonest 8-bit encoding: "déją vu" was taken for cp1257.
+# Where no alphabet of Europe explains the letters of a text, a guess at a shorter one is worse than the commonest 8-bit
+# encoding: "déją vu" was taken for cp1257.
 GUESS_BYTES_MIN = 4096
 GUESS_BYTES_MAX = 262_144
 # Unless that encoding is plainly wrong: even of a dense French line less than 40 of 100 bytes are no ASCII.
@@ -30,6 +32,9 @@ _ALPHABETS_SHARE_MIN = 0.7
 _ASCII_SHARE_MIN = 0.05
 _ASCII_MIN = 4
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f\ud800-\udfff\ue000-\uf8ff\ufffe\uffff]")
+# A text in which a program left a gap of zeros: a log after a crash, an export that ends so. Of other files all parts have some.
+_ZEROS = re.compile(rb"\x00+")
+_GAP_BYTES_MIN = 100
 _SHIFTED = b"\x1b$"  # how Japanese begins in ISO-2022, all of whose bytes are ASCII
 
 
@@ -37,8 +42,12 @@ def looks_binary(head: bytes) -> bool:
     """Whether the first bytes of a file cannot be text."""
     if any(head.startswith(mark) for mark, _ in _MARKS) or _wide(head) is not None:
         return False
-    control = sum(byte < 9 or 13 < byte < 27 or 27 < byte < 32 for byte in head)
-    return b"\x00" in head or control > len(head) // 20
+    gaps = sum(1 for _ in _ZEROS.finditer(head))
+    text = _ZEROS.sub(b"", head) if gaps else head
+    control = sum(byte < 9 or 13 < byte < 27 or 27 < byte < 32 for byte in text)
+    if gaps and (gaps * _GAP_BYTES_MIN > len(text) or control or not _is_utf8(text)):
+        return True
+    return control > len(text) // 20
 
 
 def decode(content: bytes, declared: str | None = None) -> tuple[str, int]:
@@ -82,6 +91,15 @@ def _wide(content: bytes) -> str | None:
     return None
 
 
+def _is_utf8(beginning: bytes) -> bool:
+    """Whether bytes are UTF-8, which may end within a character."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(beginning)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _strictly(content: bytes, encoding: str) -> str | None:
     try:
         return content.decode(encoding)
@@ -99,7 +117,10 @@ def _known(encoding: str | None) -> str | None:
 
 
 def _guess(content: bytes) -> str:
-    if len(content) >= GUESS_BYTES_MIN or _is_foreign(content):
+    is_foreign = _is_foreign(content)
+    if not is_foreign and (european := european_encoding(content[:GUESS_BYTES_MAX])) is not None:
+        return european
+    if len(content) >= GUESS_BYTES_MIN or is_foreign:
         best = charset_normalizer.from_bytes(content[:GUESS_BYTES_MAX]).best()
         if best is not None and best.encoding != "ascii":  # what is no ASCII stands behind the part that was looked at
             return best.encoding

@@ -73,6 +73,10 @@ class Sample:
         """The names of the parts of a zip container."""
         return frozenset(self.archive.names)
 
+    def has_part(self, name: str) -> bool:
+        """Whether a zip container has a part of that name, however it is spelled."""
+        return self.archive.has(name)
+
     def has_part_below(self, folder: str) -> bool:
         """Whether a zip container has something in a folder."""
         return any(name.startswith(folder) for name in self.parts)

@@ -9,6 +9,8 @@ from services.ingester.parsing.archive import Archive
 from shared.errors import CorruptFile, ParserLimit
 
 RELATIONS_MAX = 100_000
+# What office programs read over: a prefix that was not declared, a name of a place that is none.
+_HARMLESS = frozenset([etree.ErrorTypes.NS_ERR_UNDEFINED_NAMESPACE, etree.ErrorTypes.DTD_XMLID_VALUE])
 CONTEXT_CHARACTERS_MAX = 1000
 
 
@@ -69,11 +71,15 @@ def parse_xml(content: bytes, what: str, *, may_declare_type: bool = False) -> e
 
     Raises: CorruptFile · ParserLimit.
     """
-    parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True, remove_pis=True
-    )
+    parser = _parser()
     try:
-        root = etree.fromstring(content, parser)
+        try:
+            root = etree.fromstring(content, parser)
+        except etree.XMLSyntaxError:
+            found = {entry.type for entry in parser.error_log}
+            if not found or not found <= _HARMLESS:
+                raise
+            root = etree.fromstring(content, _parser(recover=True))
     except (etree.XMLSyntaxError, ValueError) as error:
         if getattr(error, "code", None) == etree.ErrorTypes.ERR_NO_MEMORY:
             raise ParserLimit(f"{what} needs more memory than the parser may have: split the file") from None
@@ -81,6 +87,18 @@ def parse_xml(content: bytes, what: str, *, may_declare_type: bool = False) -> e
     if root.getroottree().docinfo.doctype and not may_declare_type:
         raise CorruptFile(f"{what} declares a document type, which no office program writes: save it again")
     return root
+
+
+def _parser(*, recover: bool = False) -> etree.XMLParser:
+    return etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
+        recover=recover,
+    )
 
 
 def relations(archive: Archive, source: str) -> dict[str, Relation]:

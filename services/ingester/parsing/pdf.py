@@ -95,7 +95,8 @@ def _refuse_pictures(read: _Read, ocr: Ocr | None) -> None:
         few = sum(length < CHARACTERS_PER_PAGE_MIN for length in lengths)
         raise NeedsOcr(
             f"{few} of {len(lengths)} pages are pictures without text: run OCR on the file first "
-            "(for example `ocrmypdf IN OUT`), then drop the result; or install tesseract where the ingester runs"
+            "(for example `ocrmypdf IN OUT`), then drop the result; or install tesseract where the ingester runs "
+            "(`askbox doctor` says what hinders it)"
             if ocr is None
             else f"OCR found no text in {few} of {len(lengths)} pages: scan them again, larger or clearer"
         )

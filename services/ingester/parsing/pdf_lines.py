@@ -9,6 +9,7 @@ from functools import lru_cache
 import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
 
+from services.ingester.parsing.pdf_accents import ACCENTS, PrintedLine
 from services.ingester.parsing.pdf_layout import LEADERS, Line
 from services.ingester.parsing.writer import folded
 
@@ -25,18 +26,21 @@ def read_lines(text_page: pdfium.PdfTextPage) -> Iterator[Line]:
     """Return the lines of a page in the order of the file."""
     text = text_page.get_text_range() if text_page.count_chars() > 0 else ""
     has_leaders = _LEADERS.search(text) is not None
+    has_accents = ACCENTS.search(text) is not None
     ruler = _Ruler(text_page, len(text))
     start = 0
     for end in _LINE_END.finditer(text + "\n"):
         raw = text[start : end.end()]
-        words = raw.rstrip(" \t\r\n\ufffe")
+        printed = words = raw.rstrip(" \t\r\n\ufffe")
+        if has_accents and ACCENTS.search(words):
+            words = ruler.compose(words, start).rstrip()
         if has_leaders or not words.isprintable():
             body = folded(_LEADERS.sub(LEADERS, words.translate(_CONTROLS)))
         else:  # there is nothing to replace in it, and no white space but blanks
             body = " ".join(words.split()) if "  " in words or words[:1] == " " else words
         if body:
-            first = start + len(words) - len(words.lstrip())
-            line = ruler.measure(body, first, start + len(words) - 1)
+            first = start + len(printed) - len(printed.lstrip())
+            line = ruler.measure(body, first, start + len(printed) - 1)
             yield line._replace(text=f"{body}-") if raw.endswith("\ufffe") else line
         start = end.end()
 
@@ -59,9 +63,7 @@ class _Ruler:
         page, matrix = self._page, self._matrix
         middle = (first + last) // 2
         if not self._has_same_places:
-            first, middle, last = (
-                pdfium_c.FPDFText_GetCharIndexFromTextIndex(page, place) for place in (first, middle, last)
-            )
+            first, middle, last = (self._place_of(place) for place in (first, middle, last))
         if middle < 0 or not pdfium_c.FPDFText_GetMatrix(page, middle, matrix):
             return Line(text)
         a, b = matrix.a, matrix.b
@@ -80,6 +82,18 @@ class _Ruler:
             _, bottom = self._turned_origin(middle, a, b)
         is_bold = self._is_bold(first) and self._is_bold(last)
         return Line(text, left, max(left, right + _LETTER_WIDTH * size), bottom, size, is_bold)
+
+    def compose(self, text: str, start: int) -> str:
+        """Put accents and the letters that they stand over together."""
+        matrix = self._matrix
+        at = self._place_of(start + text.find(text.strip()))
+        if not pdfium_c.FPDFText_GetMatrix(self._page, at, matrix):
+            return text
+        size = pdfium_c.FPDFText_GetFontSize(self._page, at) * math.hypot(matrix.c, matrix.d)
+        return PrintedLine(self._page, text, size, lambda place: self._place_of(start + place)).with_letters()
+
+    def _place_of(self, place: int) -> int:
+        return place if self._has_same_places else pdfium_c.FPDFText_GetCharIndexFromTextIndex(self._page, place)
 
     def _is_bold(self, place: int) -> bool:
         length = pdfium_c.FPDFText_GetFontInfo(self._page, place, self._name, _FONT_NAME_BYTES, self._flags)

@@ -8,9 +8,11 @@ from shared.errors import EncryptedFile, PermanentError, UnsupportedFormat
 
 READ = "save it as PDF, DOCX, HTML, Markdown or plain text"
 _IMAGE = f"an image: run OCR on it and {READ}"
+_DRAWING = "a drawing (.emf, .wmf): put it into a document and save that as PDF"
 _ARCHIVE = "an archive: unpack it, then drop what is in it"
 _RECORDING = "a recording of sound or pictures: write down what is said in it and drop that as text"
 _TABLES = "a database or a file of tables: export its tables as CSV"
+_IWORK = "of Pages, Numbers or Keynote: export it as DOCX, XLSX, PPTX or PDF"
 _PROGRAM = "a program, and no text: leave it out, or drop its source code"
 
 
@@ -84,9 +86,18 @@ REFUSALS = (
     ),
     Refusal(Container.OLE, lambda _: True, f"of an old office program: open it and {READ}"),
     _has_part("xl/", "a binary spreadsheet (.xlsb): save it as XLSX"),
+    Refusal(
+        Container.ZIP,
+        lambda sample: sample.declared_type.startswith("application/vnd.sun.xml."),
+        "of an old OpenOffice: open it and save it as ODT, ODS, ODP or PDF",
+    ),
     _has_part("content.xml", f"an OpenDocument file of a kind that holds no text: open it and {READ}"),
-    _has_part("Index/", "of Pages, Numbers or Keynote: export it as DOCX, XLSX, PPTX or PDF"),
+    _has_part("Index/", _IWORK),
+    _has_part("Index.zip", _IWORK),
     _has_part("index.apxl", "of an old Keynote: export it as PPTX or PDF"),
+    _has_part("buildVersionHistory.plist", _IWORK),
+    _has_part("visio/", "a drawing of Visio: save it as PDF"),
+    _has_part("FixedDoc", "an XPS document: print or convert it to PDF"),
     _has_part("META-INF/MANIFEST.MF", _PROGRAM),
     Refusal(Container.ZIP, lambda _: True, _ARCHIVE),
     _begins(b"\x89PNG", _IMAGE),
@@ -106,6 +117,8 @@ REFUSALS = (
     _begins(b"\x28\xb5\x2f\xfd", _ARCHIVE),
     Refusal(Container.BYTES, lambda sample: sample.head[257:262] == b"ustar", _ARCHIVE),
     Refusal(Container.BYTES, _is_still_picture, _IMAGE),
+    _begins(b"\xd7\xcd\xc6\x9a", _DRAWING),
+    Refusal(Container.BYTES, lambda sample: sample.head[40:44] == b" EMF" and sample.head[0] == 1, _DRAWING),
     Refusal(Container.BYTES, _is_recording, _RECORDING),
     _begins(b"SQLite format 3\x00", _TABLES),
     _begins(b"PAR1", _TABLES, is_text_too=True),

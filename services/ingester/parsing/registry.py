@@ -56,6 +56,7 @@ ODS = "application/vnd.oasis.opendocument.spreadsheet"
 CSV = "text/csv"
 TSV = "text/tab-separated-values"
 _PDF_HEAD_BYTES = 1024
+_CONTENT_TYPES = "[Content_Types].xml"
 
 
 def _is_pdf(sample: Sample) -> bool:
@@ -65,16 +66,16 @@ def _is_pdf(sample: Sample) -> bool:
 
 
 def _is_docx(sample: Sample) -> bool:
-    return "[Content_Types].xml" in sample.parts and sample.has_part_below("word/")
+    return sample.has_part(_CONTENT_TYPES) and sample.has_part_below("word/")
 
 
 def _is_pptx(sample: Sample) -> bool:
-    return "[Content_Types].xml" in sample.parts and sample.has_part_below("ppt/")
+    return sample.has_part(_CONTENT_TYPES) and sample.has_part_below("ppt/")
 
 
 def _is_xlsx(sample: Sample) -> bool:
     is_binary = "xl/workbook.bin" in sample.parts
-    return "[Content_Types].xml" in sample.parts and sample.has_part_below("xl/") and not is_binary
+    return sample.has_part(_CONTENT_TYPES) and sample.has_part_below("xl/") and not is_binary
 
 
 def _is_xls(sample: Sample) -> bool:

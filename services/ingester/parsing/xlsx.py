@@ -266,12 +266,14 @@ class _RowReader:
     seen: set[str] = field(default_factory=set)
 
     def of(self, relation_id: str) -> Iterator[Row]:
-        """Return the rows of a sheet. One of charts alone has none.
+        """Return the rows of a sheet. One of charts alone has none, and no more has one of macros, which has no part.
 
         Raises: CorruptFile when the sheet's part is missing.
         """
+        if not relation_id:
+            return
         relation = self.related.get(relation_id)
-        if relation is None or (relation.kind == "worksheet" and relation.target not in self.archive.names):
+        if relation is None or (relation.kind == "worksheet" and not self.archive.has(relation.target)):
             raise CorruptFile("a sheet of the workbook is missing: open and save it again in the program that made it")
         if relation.kind != "worksheet" or relation.target in self.seen:
             return

@@ -8,6 +8,7 @@ REGISTRY, PLUGINS, SERVER = (
     "services/ingester/parse_server.py",
 )
 OCR, PDF = "services/ingester/parsing/ocr.py", "services/ingester/parsing/pdf.py"
+OCR_WORDS = "services/ingester/parsing/ocr_words.py"
 READING, SEEN = "tests/crash/test_ocr.py", "tests/unit/test_ocr.py"
 FORMATS, ARCHIVE = "services/ingester/parsing/formats.py", "services/ingester/parsing/archive.py"
 TOLD, INSTALLED = "tests/unit/test_registry.py", "tests/crash/test_plugins.py"
@@ -208,10 +209,38 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "OCR: specks are no words",
-        OCR,
-        "        if text and float(fields[9]) >= CONFIDENCE_MIN:\n",
-        "        if text:\n",
+        OCR_WORDS,
+        "    return list(words[sure[0] : sure[-1] + 1]) if sure else []\n",
+        "    return list(words)\n",
         f"{SEEN}::test_what_is_no_word_is_left_out",
+    ),
+    mutant(
+        "OCR: what is read badly is no hole in a sentence",
+        OCR_WORDS,
+        "    return list(words[sure[0] : sure[-1] + 1]) if sure else []\n",
+        "    return [words[place] for place in sure]\n",
+        f"{SEEN}::test_word_between_words_is_kept_however_it_is_read",
+    ),
+    mutant(
+        "OCR: a page on its head is turned",
+        OCR_WORDS,
+        "        if downwards >= 0:\n",
+        "        if along <= across:\n",
+        f"{SEEN}::test_page_that_lies_otherwise_is_turned_upright",
+    ),
+    mutant(
+        "OCR: a little more ink is no heading",
+        OCR_WORDS,
+        "    return [usual if usual / INK_MAX <= size <= usual * INK_MAX else size for size in found]\n",
+        "    return found\n",
+        f"{SEEN}::test_lines_are_in_larger_type_only_when_they_are_much_higher",
+    ),
+    mutant(
+        "OCR: what is guessed is not told",
+        OCR,
+        "        if is_guessed(table):\n",
+        "        if not table:\n",
+        f"{READING}::test_page_that_is_guessed_at_is_not_read",
     ),
     mutant(
         "OCR: only languages that are there are asked for",

@@ -120,6 +120,6 @@ LANGUAGE sql STABLE SECURITY INVOKER ROWS 200 SET search_path = askbox, pg_temp 
 $$;
 
 REVOKE ALL ON FUNCTION occurrences(tsvector, tsquery), term_hits(integer, jsonb, bigint[], integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION term_hits(integer, jsonb, bigint[], integer) TO askbox_reader;
+GRANT EXECUTE ON FUNCTION occurrences(tsvector, tsquery), term_hits(integer, jsonb, bigint[], integer) TO askbox_reader;
 
 RESET ROLE;

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 K1 = 1.2
 B = 0.75
+# Whoever writes `foo_bar` means it, not foo and bar.
+IDENTIFIER_WEIGHT = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,11 @@ class QuestionTerm:
     idf: float
     is_identifier: bool = False
 
+    @property
+    def weight(self) -> float:
+        """What the term adds to a score."""
+        return self.idf * (IDENTIFIER_WEIGHT if self.is_identifier else 1.0)
+
 
 def idf_in(terms: Iterable[QuestionTerm], language: str) -> dict[str, float]:
     """Return the lexemes that a text in `language` is compared with: it cannot hold what other languages make of a word."""
@@ -35,7 +42,7 @@ def inverse_document_frequency(chunk_count: int, total: int) -> float:
     return math.log(1 + max(total - chunk_count + 0.5, 0.5) / (chunk_count + 0.5))
 
 
-def bm25(frequencies: Mapping[str, int], idf: Mapping[str, float], length: int, mean_length: float) -> float:
+def bm25(frequencies: Mapping[str, float], idf: Mapping[str, float], length: int, mean_length: float) -> float:
     """Score one text for the terms in `idf`."""
     norm = K1 * (1 - B + B * length / mean_length)
     return sum(

@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +20,17 @@ class Tuning:
 
 
 # By the last part of a model's name. MiniLM over chunks of about 128 tokens: on SciFact's training questions the weight is flat
-# from 0.58 to 0.68 (nDCG@10 0.738 to 0.740; 0.730 at 0.5), since a chunk holds fewer of a question's words than its whole
-# document, where 0.5 is best. Its threshold is measured beside `confidence` in extract.py.
-TUNINGS = {"all-MiniLM-L6-v2": Tuning(0.65, 0.4, 0.24)}
+# from 0.5 to 0.6 (nDCG@10 0.739 to 0.741) where the neighbours of a chunk are read with it; without them a chunk holds fewer
+# of a question's words than its whole document, and 0.65 is best. Its threshold is measured beside `best_fit` in extract.py.
+TUNINGS = {"all-MiniLM-L6-v2": Tuning(0.55, 0.4, 0.24)}
 # Not measured here. Of 29 published collections bge-base is best beside BM25 at 0.7 to 0.8, and its cosines stand higher, so
 # that fewer questions are refused: ASKBOX_REFUSAL_THRESHOLD is for that.
 DEFAULT_TUNING = Tuning(0.7, 0.4, 0.24)
 DENSE_WEIGHT = TUNINGS["all-MiniLM-L6-v2"].dense_weight
+# How much of a lexical share is that of a chunk with its neighbours, for the best so many; see neighbours.py. Flat from 0.5 to
+# 0.85, and for more chunks.
+NEIGHBOURS_SHARE = 0.7
+NEIGHBOURS_READ = 50
 
 
 def tuning_of(model_name: str) -> Tuning:
@@ -50,8 +54,8 @@ class Candidate:
 class Ranked:
     """A candidate with its fused score, from 0 to 1, comparable only within one question.
 
-    The shares are its scores in either arm, mapped to 0..1 over the question's candidates; the places count from 1, among what
-    the arm found itself.
+    The shares are its scores in either arm, mapped to 0..1 over the question's candidates, the lexical one with what its
+    neighbours add; the places count from 1, among what the arm found itself.
     """
 
     candidate: Candidate
@@ -91,7 +95,29 @@ def fuse(
         Ranked(c, dense_weight * d + (1 - dense_weight) * s, d, s, dense_places.get(c), lexical_places.get(c))
         for c, d, s in zip(pool, dense, lexical, strict=True)
     ]
-    return sorted(ranked, key=lambda r: (-r.score, r.candidate.collection_id, r.candidate.chunk_id))
+    return sorted(ranked, key=_order)
+
+
+def weigh_neighbours(
+    ranked: Sequence[Ranked], scores: Mapping[tuple[int, int], float], *, dense_weight: float = DENSE_WEIGHT
+) -> list[Ranked]:
+    """Rank anew by what stands around the candidates: `scores` are of chunks with their neighbours, by collection and chunk.
+
+    One that is not among them counts as if what stands around it fitted as well as itself.
+    """
+    greatest = max(scores.values(), default=0.0)
+    weighed = []
+    for one in ranked:
+        score = scores.get((one.candidate.collection_id, one.candidate.chunk_id))
+        around = one.lexical_share if score is None or greatest <= 0 else score / greatest
+        lexical = (1 - NEIGHBOURS_SHARE) * one.lexical_share + NEIGHBOURS_SHARE * around
+        total = dense_weight * one.dense_share + (1 - dense_weight) * lexical
+        weighed.append(replace(one, score=total, lexical_share=lexical))
+    return sorted(weighed, key=_order)
+
+
+def _order(ranked: Ranked) -> tuple[float, int, int]:
+    return -ranked.score, ranked.candidate.collection_id, ranked.candidate.chunk_id
 
 
 def _of_each_collection(candidates: Sequence[Candidate], limit: int | None) -> list[Candidate]:

@@ -13,7 +13,8 @@ from services.query import store
 from services.query.bm25 import QuestionTerm, idf_in
 from services.query.citations import Hit
 from services.query.filters import Filters, retrieve_filtered
-from services.query.fusion import DENSE_WEIGHT, Candidate, Ranked, fuse
+from services.query.fusion import DENSE_WEIGHT, NEIGHBOURS_READ, Candidate, Ranked, fuse, weigh_neighbours
+from services.query.neighbours import WordCounts, bm25_with_neighbours, most_telling
 from services.query.reading import Beside
 from services.query.store import CollectionRow
 from shared import conventions as names
@@ -104,7 +105,9 @@ async def _retrieve(
     terms = await store.question_terms(conn, scope, question)
     for collection in collections:
         candidates += await _candidates(conn, scope, collection, question, terms, HalfVector(vector), filters)
-    ranked = fuse(candidates, dense_weight=dense_weight, arm_limit=ARM_LIMIT)[:limit]
+    ranked = fuse(candidates, dense_weight=dense_weight, arm_limit=ARM_LIMIT)
+    around = await _with_neighbours(conn, scope, [one.candidate for one in ranked[:NEIGHBOURS_READ]], terms)
+    ranked = weigh_neighbours(ranked, around, dense_weight=dense_weight)[:limit]
     hits = await _load(conn, scope, ranked, terms)
     as_of, pending = await store.freshness(conn, scope)
     return Retrieval(hits, terms, as_of, pending, dense_weight)
@@ -122,6 +125,20 @@ async def _candidates(
     if filters is None:
         return await store.retrieve(conn, scope, collection, terms, vector, arm_limit=ARM_LIMIT)
     return await retrieve_filtered(conn, scope, collection, question, vector, filters, arm_limit=ARM_LIMIT)
+
+
+async def _with_neighbours(
+    conn: Connection, scope: Sequence[int], candidates: Sequence[Candidate], terms: Sequence[QuestionTerm]
+) -> dict[tuple[int, int], float]:
+    """Return the BM25 of candidates with their neighbours, by collection and chunk."""
+    telling = most_telling(terms)
+    chunk_ids: dict[int, list[int]] = {}
+    for candidate in candidates if telling else ():
+        chunk_ids.setdefault(candidate.collection_id, []).append(candidate.chunk_id)
+    counts: list[WordCounts] = []
+    for collection_id, ids in chunk_ids.items():
+        counts += await store.count_words(conn, scope, collection_id, ids, [term.lexeme for term in telling])
+    return bm25_with_neighbours(counts, telling, {(c.collection_id, c.chunk_id) for c in candidates})
 
 
 async def _beside(

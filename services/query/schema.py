@@ -212,7 +212,8 @@ class TermOut(BaseModel):
 class ArmOut(BaseModel):
     """How one arm of the search saw a chunk: its place there, or null when the other arm alone found it, and its share.
 
-    The share is its score of this arm, from 0 for the least to 1 for the greatest among all candidates.
+    The share is its score of this arm, from 0 for the least to 1 for the greatest among all candidates. In the lexical arm
+    what stands right before and after a chunk counts with it, for the best of them.
     """
 
     place: int | None

@@ -83,6 +83,27 @@ SELECT t.lexeme, t.languages::text[] AS languages, t.word, t.idf, t.is_identifie
 FROM question_terms($1::integer[], $2::text) AS t
 ORDER BY t.word, t.lexeme
 
+-- name: count_words
+-- How often words $4 stand in chunks $3 of collection $2, and in the chunks before and after each in its document.
+-- $1 scope int[] · $2 collection_id int · $3 chunk_ids bigint[] · $4 lexemes text[]
+-- Rows: up to three per chunk, each chunk once. `times` is in the order of $4.
+WITH asked AS MATERIALIZED (
+  SELECT array_agg(('''' || replace(replace(l.lexeme, '\', '\\'), '''', '''''') || '''')::tsquery ORDER BY l.place) AS words
+  FROM unnest($4::text[]) WITH ORDINALITY AS l (lexeme, place)
+), near AS MATERIALIZED (
+  SELECT DISTINCT p.version_id, p.ordinal + shift AS ordinal
+  FROM chunk_position AS p
+  JOIN document AS d ON d.collection_id = p.collection_id AND d.live_version_id = p.version_id
+  CROSS JOIN generate_series(-1, 1) AS shift
+  WHERE p.collection_id = ANY ($1::integer[]) AND p.collection_id = $2::integer AND p.chunk_id = ANY ($3::bigint[])
+)
+SELECT c.collection_id, c.document_id, c.id AS chunk_id, p.ordinal, c.language::text AS language, c.lexeme_count,
+  ARRAY(SELECT occurrences(c.tsv, w.word) FROM unnest(a.words) WITH ORDINALITY AS w (word, place) ORDER BY w.place) AS times
+FROM near AS n
+CROSS JOIN asked AS a
+JOIN chunk_position AS p ON p.collection_id = $2::integer AND p.version_id = n.version_id AND p.ordinal = n.ordinal
+JOIN chunk AS c ON c.collection_id = p.collection_id AND c.id = p.chunk_id
+
 -- name: get_hits
 -- Published chunks $3 of collection $2 with their place in the live version, and which of lexemes $4 they hold.
 -- $1 scope int[] · $2 collection_id int · $3 chunk_ids bigint[] · $4 lexemes text[]

@@ -12,6 +12,7 @@ from pgvector import HalfVector
 from services.query.bm25 import QuestionTerm
 from services.query.citations import Hit
 from services.query.fusion import Candidate, Ranked
+from services.query.neighbours import WordCounts
 from shared.database import Connection, Session
 from shared.statements import load_statements
 
@@ -24,6 +25,7 @@ _LIST_GRANTED = STATEMENTS["list_granted"]
 _RETRIEVE = STATEMENTS["retrieve"]
 _RETRIEVE_NEAREST = STATEMENTS["retrieve_nearest"]
 _QUESTION_TERMS = STATEMENTS["question_terms"]
+_COUNT_WORDS = STATEMENTS["count_words"]
 _GET_HITS = STATEMENTS["get_hits"]
 _LIST_BESIDE = STATEMENTS["list_beside"]
 _MATCH_LEXEMES = STATEMENTS["match_lexemes"]
@@ -197,6 +199,14 @@ async def question_terms(conn: Connection, scope: Sequence[int], question: str) 
         QuestionTerm(**dict(row) | {"languages": frozenset(row["languages"])})
         for row in await conn.fetch(_QUESTION_TERMS, list(scope), question)
     ]
+
+
+async def count_words(
+    conn: Connection, scope: Sequence[int], collection_id: int, chunk_ids: Sequence[int], lexemes: Sequence[str]
+) -> list[WordCounts]:
+    """Return how often lexemes stand in chunks and in those next to them."""
+    rows = await conn.fetch(_COUNT_WORDS, list(scope), collection_id, list(chunk_ids), list(lexemes))
+    return [WordCounts(**row) for row in rows]
 
 
 async def get_hits(

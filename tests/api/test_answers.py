@@ -104,6 +104,16 @@ async def test_search_explains_each_score(client, pool):
     assert words[TEXTS[2]] == set()
 
 
+async def test_words_beside_a_chunk_tell_what_it_is_about(client, pool):
+    same = "It takes an hour."
+    await publish_version(pool, ["The zebra eats grass.", same, "It is striped."], source_uri="inbox:a.md")
+    await publish_version(pool, ["The weekly backup runs.", same, "It is slow."], source_uri="inbox:b.md")
+    for asked, expected in (("zebra hour", "a.md"), ("backup hour", "b.md")):
+        found = await ask(client, asked, route="/search")
+        first = next(hit for hit in found["data"] if hit["text"] == same)
+        assert first["file_path"] == expected
+
+
 async def test_question_of_which_no_word_is_found_is_told_as_ranked_by_meaning_alone(client, pool):
     await publish_version(pool, TEXTS)
     assert (await ask(client))["meta"]["retrieval_strategy"].startswith("hybrid")

@@ -25,6 +25,7 @@ from services.query.ingest_store import (
     RequestRow,
     TokenSums,
 )
+from services.query.neighbours import WordCounts
 from services.query.openai_models import Model
 from services.query.progress import Ended, InWork, Progress
 from services.query.store import CollectionRow, DocumentRow, FoundKey, Pause, SkippedFile, WorkCounts, WorkerRow
@@ -110,6 +111,8 @@ ROWS = {
         Hit,
         {"cosine", "bm25", "score", "dense_share", "lexical_share", "dense_place", "lexical_place"},
     ),
+    ("services.query", "statements.sql", "count_words"): (WordCounts, set()),
+    ("services.query", "statements.sql", "retrieve_nearest"): (Candidate, {"collection_id"}),
     ("services.query", "statements.sql", "list_documents"): (DocumentRow, set()),
     ("services.query", "statements.sql", "count_work"): (WorkCounts, set()),
     ("services.console", "keys.sql", "list_keys"): (Key, set()),

@@ -7,7 +7,15 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.query.fusion import DEFAULT_TUNING, Candidate, fuse, normalise, tuning_of
+from services.query.fusion import (
+    DEFAULT_TUNING,
+    NEIGHBOURS_SHARE,
+    Candidate,
+    fuse,
+    normalise,
+    tuning_of,
+    weigh_neighbours,
+)
 
 _GRID = st.integers(-20, 20).map(lambda step: step / 20)
 
@@ -144,6 +152,31 @@ def test_each_collection_has_its_own_arm() -> None:
 def test_score_is_explained_by_the_shares(candidates: list[Candidate], weight: float) -> None:
     for ranked in fuse(candidates, dense_weight=weight):
         assert ranked.score == weight * ranked.dense_share + (1 - weight) * ranked.lexical_share
+
+
+@settings(max_examples=100)
+@given(_candidates(), st.floats(0, 1), st.lists(st.floats(0, 1e6), min_size=12, max_size=12))
+def test_score_is_explained_by_the_shares_with_neighbours_too(
+    candidates: list[Candidate], weight: float, scores: list[float]
+) -> None:
+    around = {(c.collection_id, c.chunk_id): score for c, score in zip(candidates[1:], scores, strict=False)}
+    ranked = weigh_neighbours(fuse(candidates, dense_weight=weight), around, dense_weight=weight)
+    assert {one.candidate for one in ranked} == set(candidates)
+    assert [one.score for one in ranked] == sorted((one.score for one in ranked), reverse=True)
+    for one in ranked:
+        assert one.score == weight * one.dense_share + (1 - weight) * one.lexical_share
+        assert 0 <= one.lexical_share <= 1
+
+
+def test_neighbours_decide_between_equals_and_whoever_was_not_looked_at_keeps_its_share() -> None:
+    ranked = fuse([_candidate(1, 0.5, 2.0), _candidate(2, 0.5, 2.0), _candidate(3, 0.5, 1.0), _candidate(4, 0.5, 0.0)])
+    weighed = weigh_neighbours(ranked, {(1, 1): 1.0, (1, 2): 4.0})
+    assert [(one.candidate.chunk_id, one.lexical_share) for one in weighed] == [
+        (2, 1.0),
+        (3, 0.5),
+        (1, 1 - NEIGHBOURS_SHARE + NEIGHBOURS_SHARE / 4),
+        (4, 0.0),
+    ]
 
 
 def test_weight_and_threshold_are_those_of_the_model_wherever_it_lies() -> None:

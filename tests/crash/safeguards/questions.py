@@ -519,6 +519,20 @@ MUTANTS: tuple[Mutant, ...] = (
         "tests/api/test_filters.py::test_phrases_and_words_open_no_other_collection",
     ),
     mutant(
+        "words: what stands beside a chunk counts",
+        "services/query/retrieve.py",
+        "    ranked = weigh_neighbours(ranked, around, dense_weight=dense_weight)[:limit]\n",
+        "    ranked = ranked[:limit]\n",
+        f"{ANSWERS}::test_words_beside_a_chunk_tell_what_it_is_about",
+    ),
+    mutant(
+        "words: a pasted page is not counted word by word",
+        "services/query/neighbours.py",
+        "term.lexeme))[:TERMS_COUNTED_MAX]",
+        "term.lexeme))",
+        "tests/unit/test_neighbours.py::test_terms_that_tell_most_are_counted",
+    ),
+    mutant(
         "words: an older embedder's job leaves nothing unlexed",
         "services/embedder/statements.sql",
         "  s.unlexed_below IS NOT NULL AND NOT EXISTS (",

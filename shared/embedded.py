@@ -31,6 +31,7 @@ wal_compression = on
 random_page_cost = 1.1
 """
 
+_PROGRAM = "postgres"
 # The library waits for ten seconds; replaying the log after a power cut, or a busy machine, may take longer.
 START_SECONDS_MAX = 120.0
 LOOK_SECONDS = 0.2
@@ -56,7 +57,7 @@ def _runtime_folder() -> Path:
 def _forget_dead_users(server: "PostgresServer") -> None:
     """Strike processes that were killed from the list of users, or the server would never stop with its last one."""
     users = server.global_process_id_list
-    users.put([pid for pid in users.get_and_remove(0) if psutil.pid_exists(pid)])
+    users.put([pid for pid in users.get_and_remove(0) if psutil.pid_exists(pid) and not _is_unburied(pid)])
 
 
 def _pid(data: Path) -> int | None:
@@ -73,9 +74,31 @@ def _is_unburied(pid: int) -> bool:
     return False
 
 
+def _is_other(pid: int) -> bool:
+    """Whether a process is surely no server: after a restart of the machine, or of a container, its number may be anybody's."""
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        return bool(psutil.Process(pid).name() != _PROGRAM)
+    return False
+
+
+def _is_server_of(pid: int, data: Path) -> bool:
+    """Whether a process is surely the server of these data."""
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        process = psutil.Process(pid)
+        return bool(process.name() == _PROGRAM and str(data) in process.cmdline())
+    return False
+
+
 def _is_running(data: Path) -> bool:
     pid = _pid(data)
-    return pid is not None and bool(psutil.pid_exists(pid)) and not _is_unburied(pid)
+    return pid is not None and bool(psutil.pid_exists(pid)) and not _is_unburied(pid) and not _is_other(pid)
+
+
+def _forget_ended(server: "PostgresServer") -> None:
+    """Take away what a server that has ended left for its process: the library would take it for alive, and end it."""
+    pid = _pid(server.pgdata)
+    if pid is not None and (_is_unburied(pid) or _is_other(pid)):
+        (server.pgdata / "postmaster.pid").unlink(missing_ok=True)
 
 
 def _start(server: "PostgresServer", start: Callable[[], None]) -> None:
@@ -119,6 +142,8 @@ def start_embedded_server(home: Path, *, extra_configuration: str = "") -> tuple
                 file.write(f"\n{include}\n")
         (data / "askbox.conf").chmod(0o644)
         _forget_dead_users(server)
+        with server._lock:  # noqa: SLF001 (nobody starts it just now)
+            _forget_ended(server)
         _start(server, server.start)
     except Exception as error:  # the library raises what it meets: OSError, CalledProcessError, AssertionError, …
         raise ConfigError(
@@ -127,23 +152,26 @@ def start_embedded_server(home: Path, *, extra_configuration: str = "") -> tuple
     return server, server.get_uri()
 
 
-def stop_abandoned_server(home: Path) -> None:
-    """Stop the server under `home`, of which the caller knows that all its users are gone; their numbers may be others' by now.
+def stop_abandoned_server(home: Path, *, has_no_user: bool) -> None:
+    """Stop the server under `home`, unless somebody uses it: the caller may know that all users are gone.
+
+    Their numbers may be others' by now, and so may the server's: no process is ended that is not the server of this home.
 
     Raises: ConfigError when it is only half started, and does not become ready.
     """
-    if _is_running(home.resolve() / "postgres"):
+    data = home.resolve() / "postgres"
+    pid = _pid(data)
+    if pid is not None and _is_server_of(pid, data):
         server, _ = start_embedded_server(home)
-        server.global_process_id_list.put([os.getpid()])
+        if has_no_user:
+            server.global_process_id_list.put([os.getpid()])
         server.cleanup()
 
 
 def _start_again(server: "PostgresServer") -> None:
     """Start a server that this process uses already."""
     with server._lock:  # noqa: SLF001 (what `start` does but for the list of users, which would hold us twice)
-        pid = _pid(server.pgdata)
-        if pid is not None and _is_unburied(pid):  # the library would take it for alive
-            (server.pgdata / "postmaster.pid").unlink(missing_ok=True)
+        _forget_ended(server)
         server.ensure_postgres_running()
 
 

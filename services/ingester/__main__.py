@@ -29,6 +29,8 @@ from shared.worker import Slot, Worker
 
 CONNECTIONS_MAX = 6
 SMALL_FILE_BYTES = 1_048_576
+# Of the deadline of its lease, what a file may take with OCR: the rest is for what comes before and after.
+OCR_LEASE_SHARE = 0.75
 # What it does is done again at the next start.
 WATCH_END_SECONDS_MAX = 1.0
 
@@ -45,7 +47,12 @@ async def main() -> None:
         settings.inbox.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"ASKBOX_INBOX, ASKBOX_HOME: {error.filename} cannot be made: {error.strerror}") from None
-    limits = ParseLimits(settings.parse_seconds, settings.parse_memory_bytes, settings.chunk_tokens)
+    limits = ParseLimits(
+        settings.parse_seconds,
+        settings.parse_memory_bytes,
+        settings.chunk_tokens,
+        ocr_seconds_max=OCR_LEASE_SHARE * settings.lease_deadline_seconds,
+    )
     parsers = ParserPool(await asyncio.to_thread(prepare_tokenizer, settings), limits, settings.ocr_languages)
     listener = Listener(url, "askbox_worker", "askbox ingester listener", ["ingest", "scan"])
     async with (

@@ -2,8 +2,8 @@
 
 It starts with an empty environment, imports what parsers need once, plug-ins included, and forks a child for each file. The child gets the
 file and one end of a socket as descriptors, sets its limits, gives up every file but Python's own, parses, chunks and
-writes one JSON object a line: `{"pid"}`, `{"document"}`, then one `{"chunk"}` each, then each
-`{"attachment"}` with its `{"piece"}`s, at last `{"end"}` or `{"error"}`. It
+writes one JSON object a line: `{"pid"}`, `{"page_to_ocr"}` for each page that adds to its time, `{"document"}`, then one
+`{"chunk"}` each, then each `{"attachment"}` with its `{"piece"}`s, at last `{"end"}` or `{"error"}`. It
 never holds a secret, and no network where the system lets it give that up.
 """
 
@@ -165,12 +165,13 @@ def _run_child(
     code = 1
     try:
         _limit(request)
-        if ocr is not None:
-            ocr.begin(OCR_SHARE * float(request["cpu_seconds"]))
         with (
             open(reply_descriptor, "w", encoding="utf-8", buffering=65_536) as reply,
             open(file_descriptor, "rb") as file,
         ):
+            if ocr is not None:
+                seconds, addable_seconds = float(request["cpu_seconds"]), float(request["ocr_seconds_added_max"])
+                ocr.begin(OCR_SHARE * seconds, addable_seconds, partial(_tell_page, reply))
             try:
                 _parse(request, file.read(), tokenizer, registry, reply)
             except PermanentError as error:
@@ -224,6 +225,11 @@ def _page_count(document: ParsedDocument) -> int | None:
     if document.page_unit != PageUnit.PAGE:
         return None
     return max((block.page or 0 for block in document.blocks), default=0) or None
+
+
+def _tell_page(reply: Any) -> None:
+    _write(reply, {"page_to_ocr": True})
+    reply.flush()
 
 
 def _write(reply: Any, line: dict[str, Any]) -> None:

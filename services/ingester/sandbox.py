@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import IO
 
 from services.ingester.chunking import Chunk
-from services.ingester.parsing.ocr import OcrStatus, Tesseract, no_tesseract
+from services.ingester.parsing.ocr import PAGE_SECONDS_ADDED, OcrStatus, Tesseract, no_tesseract
 from services.ingester.plugins import Plugin
 from services.ingester.replies import CHUNK, HEAD, built, is_name, read_line, read_piece, refuse
 from shared.errors import (
@@ -33,6 +33,8 @@ OUTPUT_BYTES_FLOOR = 64 * 1024 * 1024
 OUTPUT_RATIO_MAX = 20
 # A file has its seconds for each part of this size: what takes the time is counting tokens, about 1.5 MB a second.
 TIMED_BYTES = 24 * 1024 * 1024
+# What the pages that go to OCR add to it, in all: some 440 of them at 2.7 s each, whatever a child says.
+OCR_SECONDS_ADDED_MAX = 1200.0
 START_SECONDS_MAX = 60.0
 HELLO_BYTES_MAX = 131_072
 # The server names a child as soon as it has forked it.
@@ -48,15 +50,23 @@ _ERRORS: dict[str, type[PermanentError]] = {
 
 @dataclass(frozen=True, slots=True)
 class ParseLimits:
-    """What one child may use. Units: seconds for each part of the file, bytes, tokens."""
+    """What one child may use. Units: seconds for each part of the file, bytes, tokens.
+
+    Pages that go to OCR add to the seconds, until there are `ocr_seconds_max` of both.
+    """
 
     seconds: float
     memory_bytes: int
     tokens_target: int
+    ocr_seconds_max: float = 0.0
 
     def seconds_for(self, file_bytes: int) -> float:
         """How long a file of this size may take."""
         return self.seconds * max(1.0, file_bytes / TIMED_BYTES)
+
+    def ocr_seconds_added_max_for(self, file_bytes: int) -> float:
+        """How much the pages of a file of this size that go to OCR may add to that."""
+        return max(0.0, min(OCR_SECONDS_ADDED_MAX, self.ocr_seconds_max - self.seconds_for(file_bytes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +182,12 @@ class ParserPool:
         assert self._control is not None
         ours, theirs = socket.socketpair()
         seconds = self._limits.seconds_for(file_bytes)
+        addable_seconds = self._limits.ocr_seconds_added_max_for(file_bytes) if self.ocr.languages else 0.0
         request = {
             "name": name,
             "tokens_target": self._limits.tokens_target,
-            "cpu_seconds": seconds,
+            "cpu_seconds": seconds,  # the pages that go to OCR are drawn and read by other processes
+            "ocr_seconds_added_max": addable_seconds,
             "memory_bytes": self._limits.memory_bytes,
         }
         with theirs:
@@ -188,7 +200,7 @@ class ParserPool:
         child = _Child()
         try:
             output_bytes_max = max(OUTPUT_BYTES_FLOOR, OUTPUT_RATIO_MAX * file_bytes)
-            async for item in _read(reader, child, output_bytes_max, seconds):
+            async for item in _read(reader, child, output_bytes_max, seconds, addable_seconds):
                 yield item
         finally:
             await child.kill(reader)
@@ -243,7 +255,7 @@ async def _has_closed(reader: asyncio.StreamReader) -> bool:
 
 
 async def _read(
-    reader: asyncio.StreamReader, child: _Child, output_bytes_max: int, seconds: float
+    reader: asyncio.StreamReader, child: _Child, output_bytes_max: int, seconds: float, addable_seconds: float = 0.0
 ) -> AsyncGenerator[Parsed, None]:
     seen = 0
     left = seconds  # only waiting for the child counts, not what is done with its chunks
@@ -270,6 +282,11 @@ async def _read(
         match message:
             case {"pid": int(pid)} if child.pid is None:  # the server's line, before any of the child's
                 child.name(pid)
+            case {"page_to_ocr": True} if addable_seconds > 0:  # so this ends, whatever it says
+                added = min(PAGE_SECONDS_ADDED, addable_seconds)
+                addable_seconds -= added
+                seconds += added
+                left += added
             case {"document": head}:
                 yield built(ParsedHead, head, HEAD)
             case {"chunk": chunk}:

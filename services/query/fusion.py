@@ -28,9 +28,9 @@ TUNINGS = {"all-MiniLM-L6-v2": Tuning(0.55, 0.4, 0.24)}
 DEFAULT_TUNING = Tuning(0.7, 0.4, 0.24)
 DENSE_WEIGHT = TUNINGS["all-MiniLM-L6-v2"].dense_weight
 # How much of a lexical share is that of a chunk with its neighbours, for the best so many; see neighbours.py. Flat from 0.5 to
-# 0.85, and for more chunks.
+# 0.85, and from 30 chunks on.
 NEIGHBOURS_SHARE = 0.7
-NEIGHBOURS_READ = 50
+NEIGHBOURS_READ = 30
 
 
 def tuning_of(model_name: str) -> Tuning:
@@ -106,18 +106,27 @@ def weigh_neighbours(
     One that is not among them counts as if what stands around it fitted as well as itself.
     """
     greatest = max(scores.values(), default=0.0)
-    weighed = []
-    for one in ranked:
-        score = scores.get((one.candidate.collection_id, one.candidate.chunk_id))
-        around = one.lexical_share if score is None or greatest <= 0 else score / greatest
-        lexical = (1 - NEIGHBOURS_SHARE) * one.lexical_share + NEIGHBOURS_SHARE * around
-        total = dense_weight * one.dense_share + (1 - dense_weight) * lexical
-        weighed.append(replace(one, score=total, lexical_share=lexical))
-    return sorted(weighed, key=_order)
+    if greatest <= 0:
+        return list(ranked)
+    shares = {key: score / greatest for key, score in scores.items()}
+    return sorted((_weigh(one, shares.get(_key(one)), dense_weight) for one in ranked), key=_order)
+
+
+def _weigh(ranked: Ranked, around: float | None, dense_weight: float) -> Ranked:
+    if around is None:
+        return ranked
+    lexical = (1 - NEIGHBOURS_SHARE) * ranked.lexical_share + NEIGHBOURS_SHARE * around
+    return replace(
+        ranked, score=dense_weight * ranked.dense_share + (1 - dense_weight) * lexical, lexical_share=lexical
+    )
+
+
+def _key(ranked: Ranked) -> tuple[int, int]:
+    return ranked.candidate.collection_id, ranked.candidate.chunk_id
 
 
 def _order(ranked: Ranked) -> tuple[float, int, int]:
-    return -ranked.score, ranked.candidate.collection_id, ranked.candidate.chunk_id
+    return -ranked.score, *_key(ranked)
 
 
 def _of_each_collection(candidates: Sequence[Candidate], limit: int | None) -> list[Candidate]:

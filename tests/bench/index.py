@@ -11,7 +11,7 @@ from pgvector import HalfVector
 from services.embedder.index import IndexHandler
 from services.embedder.index_build import IndexBuilder
 from services.query import store
-from services.query.retrieve import ARM_LIMIT
+from services.query.retrieve import ARM_LIMIT, retrieve
 from shared.database import open_pool
 from tests.factories import claim
 from tests.planting import MEMORY_BYTES, Planted, mixture, nearest, plant, recall
@@ -20,10 +20,25 @@ SIZES = {"large": 100_000, "small": 200}
 DIMENSION = 384
 WORDS = 60
 QUESTIONS = 150
+HITS = 10
 BARE = (
     "SELECT chunk_id FROM chunk_vector WHERE collection_id = $1 AND model_id = $2 "
     f"ORDER BY vector::halfvec({DIMENSION}) <#> $3::halfvec LIMIT $4"
 )
+
+
+# What is planted has no documents; a question reads them too.
+DOCUMENTS = """
+SET session_replication_role = replica;
+INSERT INTO askbox.document (collection_id, id, source_uri, live_version_id) OVERRIDING SYSTEM VALUE
+SELECT DISTINCT collection_id, document_id, 'upload:' || document_id, document_id + 1000000 FROM askbox.chunk;
+INSERT INTO askbox.document_version (collection_id, id, document_id, blob_id, state, chunk_count, token_count, ready_at, ended_at)
+OVERRIDING SYSTEM VALUE SELECT collection_id, live_version_id, id, 1, 'ready', 20, 1, now(), now() FROM askbox.document;
+INSERT INTO askbox.chunk_position (collection_id, version_id, ordinal, chunk_id, char_start, char_end)
+SELECT collection_id, document_id + 1000000, row_number() OVER (PARTITION BY collection_id, document_id ORDER BY id) - 1, id, 0, 1
+FROM askbox.chunk;
+SET session_replication_role = origin
+"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,9 @@ async def measure(url: str) -> None:
     ):
         await _do_index_jobs(workers, IndexHandler(workers))
         connection = await asyncpg.connect(url)
-        await connection.execute("VACUUM ANALYZE askbox.chunk, askbox.chunk_vector")
+        await connection.execute(DOCUMENTS)
+        for table in ("chunk", "chunk_vector", "chunk_position", "document", "document_version"):
+            await connection.execute(f"VACUUM ANALYZE askbox.{table}")
         await connection.close()
         async with readers.acquire() as conn:
             exact = {name: await _time(conn, one, is_hybrid=False) for name, one in planted.items()}
@@ -74,17 +91,19 @@ async def _do_index_jobs(pool: asyncpg.Pool, handler: IndexHandler) -> None:
 
 
 async def _time(conn: asyncpg.Connection, planted: Planted, *, is_hybrid: bool) -> Timing:
-    """Time what a question asks; without words the text is not searched."""
+    """Time the dense arm's statement, or all that a question asks of the database: terms, both arms, neighbours, hits."""
     words = random.Random(1)
     collection = planted.collection
     times = []
     for vector in mixture(QUESTIONS, DIMENSION, 99):
-        question = " ".join(f"word{int(20_000 ** words.random())}" for _ in range(8)) if is_hybrid else ""
+        question = " ".join(f"word{int(20_000 ** words.random())}" for _ in range(8))
         async with conn.transaction():
             await store.set_scope(conn, [collection.id])
             started = time.perf_counter()
-            terms = await store.question_terms(conn, [collection.id], question) if is_hybrid else []
-            await store.retrieve(conn, [collection.id], collection, terms, HalfVector(vector), arm_limit=ARM_LIMIT)
+            if is_hybrid:
+                await retrieve(conn, [collection], question, vector, limit=HITS)
+            else:
+                await store.retrieve(conn, [collection.id], collection, [], HalfVector(vector), arm_limit=ARM_LIMIT)
             times.append((time.perf_counter() - started) * 1000)
     return _timing(times)
 

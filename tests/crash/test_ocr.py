@@ -64,8 +64,10 @@ def pdf(*pages: int | str, size: tuple[float, float] = A4, layers: int = 0) -> b
 
 
 @asynccontextmanager
-async def parsing(seconds: float = SECONDS, languages: str | None = "deu+eng") -> AsyncIterator[ParserPool]:
-    parsers = ParserPool(BUNDLED_MODEL, ParseLimits(seconds, GIB, 128), languages)
+async def parsing(
+    seconds: float = SECONDS, languages: str | None = "deu+eng", *, seconds_max: float = 0.0
+) -> AsyncIterator[ParserPool]:
+    parsers = ParserPool(BUNDLED_MODEL, ParseLimits(seconds, GIB, 128, seconds_max), languages)
     await parsers.start()
     try:
         yield parsers
@@ -156,6 +158,20 @@ async def test_scan_that_is_not_read_in_its_time_says_how_far_it_came(tesseract)
     async with parsing(10) as parsers:
         with pytest.raises(NeedsOcr, match=r"came to \d of 6 pages.*ASKBOX_PARSE_SECONDS \(about \d+ times as much\)"):
             await parse(parsers, pdf(READS, READS, *[HANGS] * 4), "scan.pdf")
+
+
+async def test_pages_that_go_to_it_have_time_of_their_own(tesseract):
+    """Three pages that hang take all the time that there is without them."""
+    async with parsing(15, seconds_max=1000) as parsers:
+        head, _ = await parse(parsers, pdf(*[HANGS] * 3, *[READS] * 5), "scan.pdf")
+    assert (page_count(head, "pages_read_by_ocr"), not_read_and_blank(head)) == (5, (3, 0))
+
+
+async def test_scan_without_end_ends_and_says_what_was_not_read(tesseract):
+    async with parsing(15, seconds_max=19) as parsers:
+        head, chunks = await parse(parsers, pdf(_SENTENCE * 30, READS, *[HANGS] * 60), "mixed.pdf")
+    assert chunks
+    assert (page_count(head, "pages_read_by_ocr"), not_read_and_blank(head)) == (1, (60, 0))
 
 
 async def test_text_stands_though_its_pictures_are_not_read_in_time(tesseract):

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import docx
 import psutil
@@ -24,6 +25,7 @@ from reportlab.pdfgen.canvas import Canvas
 
 from services.ingester import sandbox
 from services.ingester.chunking import Chunk
+from services.ingester.parsing.ocr import OcrStatus
 from services.ingester.parsing.registry import DOCX, ODT
 from services.ingester.sandbox import TIMED_BYTES, ParsedHead, ParseLimits, ParserPool, _Child, _read
 from shared.errors import CorruptFile, EncryptedFile, NeedsOcr, ParserLimit, PermanentError, UnsupportedFormat
@@ -175,6 +177,52 @@ def test_large_file_has_its_seconds_for_each_part_and_a_small_one_no_fewer():
     limits = ParseLimits(120, GIB, 128)
     assert limits.seconds_for(0) == limits.seconds_for(TIMED_BYTES) == 120
     assert limits.seconds_for(100_000_000) == pytest.approx(120 * 100_000_000 / TIMED_BYTES)
+
+
+def test_pages_that_go_to_ocr_add_no_more_than_a_lease_has_left():
+    assert ParseLimits(120, GIB, 128).ocr_seconds_added_max_for(0) == 0
+    limits = ParseLimits(120, GIB, 128, ocr_seconds_max=1350)
+    assert limits.ocr_seconds_added_max_for(0) == 1200
+    assert limits.ocr_seconds_added_max_for(10 * TIMED_BYTES) == 150
+    assert limits.ocr_seconds_added_max_for(100 * TIMED_BYTES) == 0
+
+
+async def seconds_of_child_that_tells(page_count: int, addable_seconds: float) -> str:
+    """Return what is told of a child that names pages, and then says nothing."""
+    reader = asyncio.StreamReader()
+    reader.feed_data(b'{"pid": 4000001}\n' + b'{"page_to_ocr": true}\n' * page_count)
+    with pytest.raises(ParserLimit) as refused:
+        async for _ in _read(reader, _Child(), 1000, 0.5, addable_seconds):
+            pass
+    return str(refused.value)
+
+
+async def test_only_pages_that_a_child_tells_of_add_to_its_time(monkeypatch):
+    monkeypatch.setattr(sandbox, "PAGE_SECONDS_ADDED", 0.25)
+    for page_count, seconds in enumerate(("0.5", "0.75", "1", "1.125")):
+        assert f"took longer than {seconds} s" in await seconds_of_child_that_tells(page_count, 0.625)
+
+
+async def test_child_that_tells_of_pages_without_end_has_what_all_may_add(monkeypatch):
+    monkeypatch.setattr(sandbox, "PAGE_SECONDS_ADDED", 0.25)
+    assert "should not" in await seconds_of_child_that_tells(4, 0.625)
+    assert "should not" in await seconds_of_child_that_tells(1, 0)
+
+
+async def test_pages_add_no_time_where_there_is_no_ocr(parsers, monkeypatch):
+    asked: list[float] = []
+
+    async def read(*told: Any) -> AsyncIterator[ParsedHead]:
+        asked.append(told[4])
+        async for item in _read(*told):
+            yield item
+
+    monkeypatch.setattr(sandbox, "_read", read)
+    parsers._limits = dataclasses.replace(parsers._limits, ocr_seconds_max=100)
+    for languages in ((), ("eng",)):
+        parsers.ocr = OcrStatus(languages)
+        await parse(parsers, b"short")
+    assert asked == [0, 40]
 
 
 async def test_child_that_needs_too_much_memory_fails_alone():

@@ -9,6 +9,7 @@ from reportlab.pdfgen.canvas import Canvas
 
 from services.ingester.parsing.ocr import (
     LANGUAGES_MAX,
+    PAGE_SECONDS_ADDED,
     PIXELS_MAX,
     SIDE_PIXELS_MAX,
     Ocr,
@@ -166,15 +167,38 @@ def test_program_is_looked_for_unless_nobody_wants_it(tmp_path):
     assert Tesseract.find(None, {"PATH": str(tmp_path)}) is None
 
 
-def test_program_for_which_there_is_too_little_memory_costs_the_page():
-    def enclose() -> None:
-        raise MemoryError
-
+def one_page() -> pdfium.PdfDocument:
     file = io.BytesIO()
     canvas = Canvas(file)
     canvas.showPage()
     canvas.save()
-    document = pdfium.PdfDocument(file.getvalue())
+    return pdfium.PdfDocument(file.getvalue())
+
+
+def test_pages_add_to_the_time_until_all_is_added():
+    """The time was over long ago, so that no page is read; only time that can still be given is advised."""
+    told: list[str] = []
+    document = one_page()
+    ocr = Ocr(Tesseract("/bin/true"), lambda: None)
+    try:
+        ocr.begin(-1e9, 2.5 * PAGE_SECONDS_ADDED, lambda: told.append("page"))
+        advised = []
+        for _ in range(5):
+            assert ocr.read(document[0]) == []
+            advised.append("ASKBOX_PARSE_SECONDS" in str(ocr.refusal()))
+        assert (len(told), ocr.late_count) == (3, 5)
+        assert (ocr.added_seconds, ocr.addable_seconds) == (2.5 * PAGE_SECONDS_ADDED, 0)
+        assert advised == [True, True, False, False, False]
+    finally:
+        document.close()
+        os.close(ocr._silence)
+
+
+def test_program_for_which_there_is_too_little_memory_costs_the_page():
+    def enclose() -> None:
+        raise MemoryError
+
+    document = one_page()
     ocr = Ocr(Tesseract("/bin/true"), enclose)
     try:
         assert "does not run" in str(ocr.start().problem)

@@ -76,8 +76,9 @@ def clear(path: Path, *, waits: bool) -> None:
     """
     with path.open("rb") as mark:
         fcntl.flock(mark, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-        stop_abandoned_server(path.parent)
-        if path.name == _THROWN_MARK:
+        is_thrown = path.name == _THROWN_MARK
+        stop_abandoned_server(path.parent, has_no_user=is_thrown)  # in a kept home somebody may look around
+        if is_thrown:
             shutil.rmtree(path.parent, ignore_errors=True)
 
 

@@ -33,6 +33,8 @@ SIDE_PIXELS_MAX = 30_000
 # Tesseract's own benchmark of one page took 2 to 38, by its data and the processor. None takes all the time of its file.
 PAGE_SECONDS_MAX = 60.0
 PAGE_SHARE_MAX = 1 / 3
+# What each page adds to the time of its file: one took 2.7 on a core of its own, 7 on a busy one.
+PAGE_SECONDS_ADDED = 10.0
 START_SECONDS_MAX = 10.0
 # How much more time is advised than pages took: others hold more, and other work may run beside.
 SPARE = 1.3
@@ -105,7 +107,7 @@ class Ocr:
 
     `enclose` is called in each new process before it begins, and takes from it what it may not have. Of the
     pages, `read_count` gave text, `blank_count` none, `failed_count` were given up (`guessed_count` of them because what they
-    show was guessed), and `late_count` came when the time was over.
+    show was guessed), and `late_count` came when the time was over. `added_seconds` is what they have added to it.
     """
 
     def __init__(self, tesseract: Tesseract, enclose: Callable[[], None]) -> None:
@@ -115,7 +117,9 @@ class Ocr:
         self._silence = os.open(os.devnull, os.O_RDWR)  # out of reach once the walls stand
         self._wanted = tesseract.languages
         self._languages = ""
-        self._until = self._page_seconds = 0.0
+        self._seconds = self._until = self._page_seconds = 0.0
+        self._tell_page: Callable[[], None] = lambda: None
+        self.addable_seconds = self.added_seconds = 0.0
         self.read_count = self.blank_count = self.failed_count = self.guessed_count = 0
         self.late_count = self.character_count = 0
 
@@ -128,9 +132,14 @@ class Ocr:
         self._languages = "+".join(languages)
         return OcrStatus(tuple(languages))
 
-    def begin(self, seconds: float) -> None:
-        """Count anew, for a file that may take this long."""
+    def begin(self, seconds: float, addable_seconds: float = 0.0, tell_page: Callable[[], None] = lambda: None) -> None:
+        """Count anew, for a file that may take this long, and that much more when its pages add it.
+
+        `tell_page` is called before each page that adds to the time.
+        """
+        self._seconds = seconds
         self._until = time.monotonic() + seconds
+        self._tell_page, self.addable_seconds, self.added_seconds = tell_page, addable_seconds, 0.0
         self._page_seconds = min(PAGE_SECONDS_MAX, PAGE_SHARE_MAX * seconds)
         self.read_count = self.blank_count = self.failed_count = self.guessed_count = 0
         self.late_count = self.character_count = 0
@@ -142,6 +151,7 @@ class Ocr:
 
     def read(self, page: pdfium.PdfPage) -> list[Line]:
         """Return the lines that a page shows; none where it shows none, or it cannot be told."""
+        self._add_time()
         started = time.monotonic()
         if started >= self._until:
             self.late_count += 1
@@ -170,9 +180,10 @@ class Ocr:
         advice = "(for example `ocrmypdf IN OUT`), then drop the result"
         tried_count = self.read_count + self.blank_count + self.failed_count
         if self.late_count:
+            more = self._more_time(tried_count)
             return NeedsOcr(
                 f"OCR came to {tried_count} of {tried_count + self.late_count} pages in the time that a file may take: "
-                f"raise ASKBOX_PARSE_SECONDS{self._how_much(tried_count)}, split the file, or run OCR on it first {advice}"
+                f"{more}split the file, or run OCR on it first {advice}"
             )
         if 2 * self.guessed_count > tried_count:
             return NeedsOcr(
@@ -185,11 +196,24 @@ class Ocr:
             )
         return None
 
-    def _how_much(self, tried_count: int) -> str:
-        """Say how much more time the pages want, some to spare, when all take as long as those that were tried."""
-        if not tried_count:
+    def _add_time(self) -> None:
+        seconds = min(PAGE_SECONDS_ADDED, self.addable_seconds)
+        if seconds:
+            self._tell_page()
+            self.addable_seconds -= seconds
+            self.added_seconds += seconds
+            self._until += seconds
+
+    def _more_time(self, tried_count: int) -> str:
+        """Advise more time, unless pages have added all there is: some to spare, when all take as long as those tried."""
+        if self.added_seconds and not self.addable_seconds:
             return ""
-        return f" (about {math.ceil(SPARE * (tried_count + self.late_count) / tried_count)} times as much)"
+        if not tried_count:
+            return "raise ASKBOX_PARSE_SECONDS, "
+        share = SPARE * (1 + self.added_seconds / self._seconds) / tried_count
+        return (
+            f"raise ASKBOX_PARSE_SECONDS (about {math.ceil(share * (tried_count + self.late_count))} times as much), "
+        )
 
     def _list_languages(self) -> list[str]:
         try:

@@ -179,6 +179,21 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{READING}::test_text_stands_though_its_pictures_are_not_read_in_time",
     ),
     mutant(
+        "OCR: pages add to the time what they may, and no more",
+        OCR,
+        "            self.addable_seconds -= seconds\n",
+        "",
+        f"{SEEN}::test_pages_add_to_the_time_until_all_is_added",
+        f"{READING}::test_scan_without_end_ends_and_says_what_was_not_read",
+    ),
+    mutant(
+        "OCR: the ingester hears of a page before it has its time",
+        SERVER,
+        "    reply.flush()\n",
+        "",
+        f"{READING}::test_pages_that_go_to_it_have_time_of_their_own",
+    ),
+    mutant(
         "OCR: a part of a scan does not pass for the whole",
         OCR,
         "        if self.late_count:\n",

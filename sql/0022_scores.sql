@@ -3,7 +3,7 @@
 SET ROLE askbox_owner;
 
 -- How often a text holds the one word of a query. With equal weights ts_rank is the sum of 1/n² for its occurrences, of π²/6; what
--- is missing from that is 1/(n + ½), but for less than 0.02 of an occurrence. A tsvector keeps at most 256 places of a word.
+-- is missing from that is 1/(n + ½), but for less than 0.02 of an occurrence. A tsvector keeps at most 255 places of a word.
 CREATE FUNCTION occurrences(tsv tsvector, word tsquery) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT round(1 / ((1 - ts_rank('{1, 1, 1, 1}', tsv, word)) * 1.64493406685) - 0.5)

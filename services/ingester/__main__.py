@@ -47,13 +47,8 @@ async def main() -> None:
         settings.inbox.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"ASKBOX_INBOX, ASKBOX_HOME: {error.filename} cannot be made: {error.strerror}") from None
-    limits = ParseLimits(
-        settings.parse_seconds,
-        settings.parse_memory_bytes,
-        settings.chunk_tokens,
-        ocr_seconds_max=OCR_LEASE_SHARE * settings.lease_deadline_seconds,
-    )
-    parsers = ParserPool(await asyncio.to_thread(prepare_tokenizer, settings), limits, settings.ocr_languages)
+    tokenizer = await asyncio.to_thread(prepare_tokenizer, settings)
+    parsers = ParserPool(tokenizer, parse_limits(settings), settings.ocr_languages)
     listener = Listener(url, "askbox_worker", "askbox ingester listener", ["ingest", "scan"])
     async with (
         open_pool(url, "askbox_worker", "askbox ingester", connections_max=CONNECTIONS_MAX) as pool,
@@ -95,6 +90,16 @@ async def main() -> None:
             await asyncio.wait({watching}, timeout=WATCH_END_SECONDS_MAX)
             await parsers.stop()
     log(Event.PROCESS_STOPPED)
+
+
+def parse_limits(settings: IngesterSettings) -> ParseLimits:
+    """Return what one parser child may use."""
+    return ParseLimits(
+        settings.parse_seconds,
+        settings.parse_memory_bytes,
+        settings.chunk_tokens,
+        ocr_seconds_max=OCR_LEASE_SHARE * settings.lease_deadline_seconds,
+    )
 
 
 def _tell_plugins(parsers: ParserPool) -> None:

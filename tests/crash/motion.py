@@ -370,15 +370,15 @@ class Motion(RuleBasedStateMachine):
             shutil.rmtree(self._outside, ignore_errors=True)
 
     async def _rest(self) -> None:
-        expected = self._expected()
         deadline = time.monotonic() + REST_SECONDS_MAX
-        while await self._stored() != expected and time.monotonic() < deadline:  # noqa: ASYNC110 (it happens in the database)
+        # Whoever had a turn while a file was read may still be at it.
+        while await self._stored() != self._expected() and time.monotonic() < deadline:  # noqa: ASYNC110 (in the database)
             await asyncio.sleep(LOOK_SECONDS)
         for _ in range(2):  # nothing that is still under way changes it
             before = self._watcher._scanned_at
             while self._watcher._scanned_at == before and time.monotonic() < deadline:  # noqa: ASYNC110 (as above)
                 await asyncio.sleep(LOOK_SECONDS)
-        stored = await self._stored()
+        stored, expected = await self._stored(), self._expected()
         found = self._world.found
         found.files += len(expected)
         for name in sorted(stored.keys() | expected.keys()):
@@ -400,11 +400,12 @@ class Motion(RuleBasedStateMachine):
 
     def _expected(self) -> dict[tuple[str, str], bytes]:
         expected = {}
-        for path in self._inbox.rglob("*"):
-            if path.is_file() and not path.name.startswith("."):
-                relative = str(path.relative_to(self._inbox))
-                sha256 = hashlib.sha256(path.read_bytes()).digest()
-                expected[collection_of(relative), inbox_uri(relative)] = sha256
+        with self._turn:
+            for path in self._inbox.rglob("*"):
+                if path.is_file() and not path.name.startswith("."):
+                    relative = str(path.relative_to(self._inbox))
+                    sha256 = hashlib.sha256(path.read_bytes()).digest()
+                    expected[collection_of(relative), inbox_uri(relative)] = sha256
         return expected
 
     async def _stored(self) -> dict[tuple[str, str], bytes]:

@@ -104,7 +104,11 @@ def test_server_that_is_killed_is_started_again(home: Path) -> None:
 def test_server_that_ended_unburied_is_started_again(home: Path) -> None:
     """In a container without an init nobody takes its exit code, and its process seems to be there for ever."""
     server, url = start_embedded_server(home)
-    child = subprocess.Popen(["true"])  # ends, and waits for us to ask how
+    program = home / "postgres.d" / "postgres"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n", encoding="utf-8")
+    program.chmod(0o755)
+    child = subprocess.Popen([program])  # ends, and waits for us to ask how
     try:
         pid = server.get_pid()
         assert pid is not None
@@ -118,6 +122,25 @@ def test_server_that_ended_unburied_is_started_again(home: Path) -> None:
     finally:
         child.wait()
         server.cleanup()
+
+
+def test_process_that_has_the_number_of_an_ended_server_is_not_taken_for_it(home: Path) -> None:
+    """As after a power cut, or in a container that starts again: the library would wait for it, and end it."""
+    server, _ = start_embedded_server(home)
+    file = server.pgdata / "postmaster.pid"
+    left = file.read_text(encoding="utf-8")
+    server.cleanup()
+    with subprocess.Popen(["sleep", "600"]) as other:
+        try:
+            file.write_text("\n".join([str(other.pid), *left.split("\n")[1:]]), encoding="utf-8")
+            server, url = start_embedded_server(home)
+            try:
+                assert asyncio.run(answers(url))
+            finally:
+                server.cleanup()
+            assert other.poll() is None
+        finally:
+            other.kill()
 
 
 async def answers(url: str) -> bool:

@@ -30,6 +30,14 @@ with opened_home(kept) as home:
     print(home.folder, server.get_pid(), guardian, up.pid, flush=True)
     input()
 """
+ONLOOKER = """
+import sys
+from pathlib import Path
+from shared.embedded import start_embedded_server
+server, _ = start_embedded_server(Path(sys.argv[1]))
+print(server.get_pid(), flush=True)
+input()
+"""
 NEXT = """
 from services.console.evaluation.home import opened_home
 with opened_home(None) as home, opened_home(None):
@@ -88,8 +96,25 @@ def evaluation(temporary: Path) -> Iterator[Evaluation]:
     running.end()
 
 
-async def is_gone(process: psutil.Process) -> bool:
+@contextlib.contextmanager
+def another_server(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """As far as its name tells."""
+    program = folder / "postgres"
+    program.write_text("#!/bin/sh\nread line\n", encoding="utf-8")
+    program.chmod(0o755)
+    with subprocess.Popen([program], stdin=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def has_ended(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+async def is_gone(process: psutil.Process) -> bool:
+    return has_ended(process)
 
 
 async def test_guardian_clears_the_home_of_a_killed_evaluation_once_nobody_uses_it(
@@ -121,6 +146,39 @@ async def test_next_evaluation_clears_what_was_killed_with_its_guardian_and_noth
     evaluate_next(temporary)
     assert await is_gone(evaluation.server)
     assert sorted(temporary.glob("askbox-eval-*")) == [kept.folder, of_others]
+
+
+async def test_process_that_has_the_number_of_an_abandoned_server_is_let_alone(
+    evaluation: Evaluation, temporary: Path
+) -> None:
+    """As after a power cut, when all numbers are given anew."""
+    for process in (evaluation.guardian, evaluation.up):
+        process.kill()
+        await until(lambda process=process: is_gone(process))
+    evaluation.kill()
+    evaluation.server.kill()
+    await until(lambda: is_gone(evaluation.server))
+    file = evaluation.folder / "postgres" / "postmaster.pid"
+    _, *rest = file.read_text(encoding="utf-8").split("\n")
+    with another_server(temporary) as other:
+        file.write_text("\n".join([str(other.pid), *rest]), encoding="utf-8")
+        evaluate_next(temporary)
+        assert other.poll() is None
+    assert not evaluation.folder.exists()
+
+
+def test_server_of_a_kept_home_that_somebody_looks_at_outlives_the_evaluation(temporary: Path) -> None:
+    with opened_home(temporary / "kept") as home:
+        pass
+    command = [sys.executable, "-c", ONLOOKER, str(home.folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as onlooker:
+        assert onlooker.stdout is not None
+        server = psutil.Process(int(onlooker.stdout.readline()))
+        with opened_home(temporary / "kept"):
+            pass
+        assert not has_ended(server)
+        onlooker.communicate("\n")
+    assert has_ended(server)
 
 
 async def test_kept_home_of_a_killed_evaluation_stays_and_its_server_stops(temporary: Path) -> None:

@@ -24,10 +24,12 @@ from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen.canvas import Canvas
 
 from services.ingester import sandbox
+from services.ingester.__main__ import parse_limits
 from services.ingester.chunking import Chunk
 from services.ingester.parsing.ocr import OcrStatus
 from services.ingester.parsing.registry import DOCX, ODT
 from services.ingester.sandbox import TIMED_BYTES, ParsedHead, ParseLimits, ParserPool, _Child, _read
+from services.ingester.settings import IngesterSettings
 from shared.errors import CorruptFile, EncryptedFile, NeedsOcr, ParserLimit, PermanentError, UnsupportedFormat
 from shared.settings import BUNDLED_MODEL
 from tests.waiting import until
@@ -185,6 +187,12 @@ def test_pages_that_go_to_ocr_add_no_more_than_a_lease_has_left():
     assert limits.ocr_seconds_added_max_for(0) == 1200
     assert limits.ocr_seconds_added_max_for(10 * TIMED_BYTES) == 150
     assert limits.ocr_seconds_added_max_for(100 * TIMED_BYTES) == 0
+
+
+def test_ingester_lets_pages_add_to_the_time_unless_leases_are_short():
+    usual, short = IngesterSettings(_env_file=None), IngesterSettings(_env_file=None, lease_deadline_seconds=200)
+    assert parse_limits(usual).ocr_seconds_added_max_for(0) == 1200
+    assert parse_limits(short).ocr_seconds_added_max_for(0) == 30
 
 
 async def seconds_of_child_that_tells(page_count: int, addable_seconds: float) -> str:

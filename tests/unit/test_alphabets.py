@@ -60,6 +60,15 @@ def test_encoding_that_explains_more_is_preferred() -> None:
     assert decode(text.encode("iso8859-2")) == (text, 0)
 
 
+def test_encoding_in_which_some_bytes_are_no_text_explains_them_no_better() -> None:
+    """A name with a letter of another language: what cp1250 has for it, and for š and ž, are controls in ISO 8859-2."""
+    text = (
+        "Večer je učenka Kaśka počasi počistila učilnico; ključi čakajo na oče, ki piše članek o čebelah in računa, koliko "
+        "čaja še teče čez čolniček. Občina plača učbenike, včasih tudi avtobus, če ga učenci naročijo dovolj zgodaj."
+    )
+    assert decode(text.encode("cp1250")) == (text, 0)
+
+
 def test_two_odd_signs_change_no_encoding() -> None:
     text = "³as before, and ³as told"
     assert decode(text.encode("cp1252")) == (text, 0)

@@ -74,6 +74,15 @@ def test_binary_bytes_are_no_wide_text(content: bytes) -> None:
     assert looks_binary(content)
 
 
+def test_gap_of_zeros_is_one_replaced_character_however_long() -> None:
+    """A log that has room for more is nothing but zeros behind its last line."""
+    content = "12:00 größer\n".encode() * 9
+    assert decode(content + b"\x00" * 100_000 + b"12:01 next\n\x00") == (
+        content.decode() + "\N{REPLACEMENT CHARACTER}12:01 next\n\N{REPLACEMENT CHARACTER}",
+        2,
+    )
+
+
 @pytest.mark.parametrize("gap", [b"\x00", b"\x00" * 700])
 def test_gap_of_zeros_makes_no_text_binary(gap: bytes) -> None:
     """A log has one after a crash, and some programs end their exports so."""

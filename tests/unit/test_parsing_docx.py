@@ -383,6 +383,15 @@ def test_directory_that_lies_about_a_size_gains_nothing() -> None:
     assert Archive(content).read(_MAIN) == b"x" * 10
 
 
+def test_part_without_a_name_stands_in_for_no_other() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as written:
+        written.writestr(zipfile.ZipInfo(""), b"x")
+    archive = Archive(file.getvalue())
+    assert not archive.has(_MAIN)
+    assert archive.read(_MAIN) is None
+
+
 def test_container_of_endless_parts_is_refused() -> None:
     with pytest.raises(ParserLimit, match="parts"):
         Archive(packed({f"{n}": "" for n in range(20_001)}))

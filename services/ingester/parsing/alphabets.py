@@ -34,8 +34,10 @@ _ALPHABETS = {
     "cp1251": ("абвгдежзийклмнопрстуфхцчшщъыьэюяё", "абвгґдеєжзиіїйклмнопрстуфхцчшщьюя"),
     "cp1253": ("αβγδεζηθικλμνξοπρστυφχψωςάέήίόύώϊϋΐΰ",),
 }
-# A sign at the beginning of a word, or within one, is a letter of another encoding.
-_WITHIN_WORD = re.compile("[¢£¤¥¦¨ª¬¯²³´¶¸¹º¼½¾×÷ˇ˘˛˙˝][a-zß-öø-ž]|[a-zß-öø-ž][¡¿±§©«»][a-zß-öø-ž]")
+# A sign at the beginning of a word, or within one, is a letter of another encoding, and so is what no text has.
+_STRANGE = re.compile(
+    "[¢£¤¥¦¨ª¬¯²³´¶¸¹º¼½¾×÷ˇ˘˛˙˝][a-zß-öø-ž]|[a-zß-öø-ž][¡¿±§©«»][a-zß-öø-ž]|[\x80-\x9f\N{REPLACEMENT CHARACTER}]"
+)
 # Any letters of another encoding are some of theirs as well, but no word mixes them with those of ASCII, or has capitals
 # within.
 _OTHER_SCRIPTS = frozenset(["cp1251", "cp1253"])
@@ -68,7 +70,7 @@ def _is_other_text(text: str, western: str) -> bool:
 
 def _unexplained_share(text: str, alphabets: tuple[str, ...], mixed_count: int) -> float:
     letters = Counter(letter for letter in text.lower() if not letter.isascii() and letter.isalpha())
-    strange = mixed_count + len(_WITHIN_WORD.findall(text))
+    strange = mixed_count + len(_STRANGE.findall(text))
     total = letters.total() + strange
     explained = max(sum(letters[letter] for letter in alphabet) for alphabet in alphabets)
     return (total - explained) / total if total else 0.0

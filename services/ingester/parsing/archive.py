@@ -62,7 +62,7 @@ class Archive:
 
     def _find(self, name: str) -> zipfile.ZipInfo | None:
         """Return the entry of a part: office programs know it however it is spelled, and others spell it as they like."""
-        return self._entries.get(name) or self._entries.get(self._spelled.get(name.lower(), ""))
+        return self._entries.get(name) or self._entries.get(self._spelled.get(name.lower(), name))
 
     def read(self, name: str, *, bytes_max: int = PART_BYTES_MAX) -> bytes | None:
         """Return a part, or None when there is none of that name.

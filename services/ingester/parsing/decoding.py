@@ -22,6 +22,7 @@ GUESS_BYTES_MAX = 262_144
 # Unless that encoding is plainly wrong: even of a dense French line less than 40 of 100 bytes are no ASCII.
 _FOREIGN_SHARE_MIN = 0.45
 _FOREIGN_BYTES_MIN = 10
+_ASCII = bytes(range(0x80))
 
 # Two or four bytes a character without a mark. Of two, alphabets are told from chance, and their spaces and line ends
 # show which byte comes first; Chinese is not.
@@ -60,6 +61,7 @@ def decode(content: bytes, declared: str | None = None) -> tuple[str, int]:
             return _finish(content.decode(encoding, errors="replace"))
     if (wide := _wide(content)) is not None:
         return _finish(content.decode(wide, errors="replace"))
+    content = _ZEROS.sub(b"\x00", content)  # of a log with room for more, each zero would be a replaced character
     if _SHIFTED in content[:GUESS_BYTES_MAX] and (japanese := _strictly(content, "iso2022_jp_2")) is not None:
         return _finish(japanese)
     try:
@@ -130,7 +132,7 @@ def _guess(content: bytes) -> str:
 def _is_foreign(content: bytes) -> bool:
     """Whether so many bytes are no ASCII that the text cannot be Western."""
     letters = b"".join(content.split())
-    foreign = sum(byte >= 0x80 for byte in letters)
+    foreign = len(letters.translate(None, _ASCII))
     return foreign >= _FOREIGN_BYTES_MIN and foreign >= _FOREIGN_SHARE_MIN * len(letters)
 
 

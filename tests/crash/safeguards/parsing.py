@@ -272,6 +272,20 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{SEEN}::test_program_for_which_there_is_too_little_memory_costs_the_page",
     ),
     mutant(
+        "texts: a gap of zeros is one character",
+        "services/ingester/parsing/decoding.py",
+        "    content = _ZEROS.sub(b",
+        "    _ZEROS.sub(b",
+        "tests/unit/test_decoding.py::test_gap_of_zeros_is_one_replaced_character_however_long",
+    ),
+    mutant(
+        "texts: bytes that are no text count against an encoding",
+        "services/ingester/parsing/alphabets.py",
+        "|[\\x80-\\x9f\\N{REPLACEMENT CHARACTER}]",
+        "",
+        "tests/unit/test_alphabets.py::test_encoding_in_which_some_bytes_are_no_text_explains_them_no_better",
+    ),
+    mutant(
         "PDF: form fields and strokes are not nothing",
         PDF,
         "    return pdfium_c.FPDFPage_GetAnnotCount(page) == 0 and next(page.get_objects(max_depth=1), None) is None\n",

@@ -4,6 +4,7 @@ from tests.crash.safeguards.mutant import Mutant, mutant
 
 PROCESS, EMBEDDED = "shared/process.py", "shared/embedded.py"
 STOPPING, SERVING = "tests/db/test_stopping.py", "tests/crash/test_embedded.py"
+KILLED = "tests/crash/test_eval_killed.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     mutant(
@@ -23,8 +24,8 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "embedded: a server that ended unburied is not taken for alive",
         EMBEDDED,
-        "bool(psutil.pid_exists(pid)) and not _is_unburied(pid)\n",
-        "bool(psutil.pid_exists(pid))\n",
+        "bool(psutil.pid_exists(pid)) and not _is_unburied(pid) and not _is_other(pid)\n",
+        "bool(psutil.pid_exists(pid)) and not _is_other(pid)\n",
         f"{SERVING}::test_server_that_ended_unburied_is_started_again",
     ),
     mutant(
@@ -58,8 +59,29 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "evaluation: a home that is kept is never removed",
         "services/console/evaluation/home.py",
-        "        if path.name == _THROWN_MARK:\n",
+        "        if is_thrown:\n",
         "        if path.name:\n",
         "tests/crash/test_eval_killed.py::test_kept_home_of_a_killed_evaluation_stays_and_its_server_stops",
+    ),
+    mutant(
+        "evaluation: the server of a kept home that somebody looks at is not stopped",
+        "services/console/evaluation/home.py",
+        "has_no_user=is_thrown",
+        "has_no_user=True",
+        f"{KILLED}::test_server_of_a_kept_home_that_somebody_looks_at_outlives_the_evaluation",
+    ),
+    mutant(
+        "evaluation: no process is ended that only has the number of an abandoned server",
+        EMBEDDED,
+        "    if pid is not None and _is_server_of(pid, data):\n        server, _ = start_embedded_server(home)\n",
+        "    if pid is not None and psutil.pid_exists(pid):\n        server, _ = start_embedded_server(home)\n",
+        f"{KILLED}::test_process_that_has_the_number_of_an_abandoned_server_is_let_alone",
+    ),
+    mutant(
+        "embedded: a process that has the number of an ended server is not taken for it",
+        EMBEDDED,
+        "            _forget_ended(server)\n        _start(server, server.start)\n",
+        "            pass\n        _start(server, server.start)\n",
+        f"{SERVING}::test_process_that_has_the_number_of_an_ended_server_is_not_taken_for_it",
     ),
 )

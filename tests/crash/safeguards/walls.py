@@ -74,6 +74,13 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{CHILDREN}::test_pages_that_go_to_ocr_add_no_more_than_a_lease_has_left",
     ),
     mutant(
+        "sandbox: pages may add to the time by default",
+        "services/ingester/__main__.py",
+        "        ocr_seconds_max=OCR_LEASE_SHARE * settings.lease_deadline_seconds,\n",
+        "",
+        f"{CHILDREN}::test_ingester_lets_pages_add_to_the_time_unless_leases_are_short",
+    ),
+    mutant(
         "sandbox: without OCR pages add no time",
         SANDBOX,
         " if self.ocr.languages else 0.0\n",

@@ -35,6 +35,7 @@ _TEXTS = {
         "La prossima riunione è giovedì; perciò si può già prenotare più in là, così c’è posto.",
         "Nästa möte är på torsdag, och då får alla väl svara på frågorna.",
         "Næste møde er på torsdag, så må vi få svar på spørgsmålene.",
+        "Flights to Tromsø, Bodø, Vardø and Málaga.",
         "Næsti fundur verður á fimmtudaginn, þá svörum við öllum spurningum í síðasta sinn.",
         "3 m² of cloth at 12 £, 25 °C ± 2, half a litre: ½ l, and “quoted” – as said.",
     ),

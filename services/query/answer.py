@@ -31,7 +31,7 @@ from services.query.markers import Draft, Mark, claims
 from services.query.prompt import Count, Prompt, build
 from services.query.quotes import cite_claims, whole
 from services.query.reading import WIDENED_MAX, passages
-from services.query.refusal import Reason, refuse
+from services.query.refusal import Reason, refusal_threshold, refuse
 from services.query.retrieve import retrieve, snapshot
 from services.query.rewrite import rewrite
 from services.query.terms import read_terms
@@ -71,7 +71,7 @@ class Answerer:
         self._pool = pool
         self._model = model
         self._tuning = tuning_of(model.name)
-        self._refusal_threshold = self._tuning.refusal_threshold if refusal_threshold is None else refusal_threshold
+        self._refusal_threshold = refusal_threshold
         self._chat = chat
         self._context_tokens_max = context_tokens_max
         self._may_fall_back = may_fall_back
@@ -96,7 +96,7 @@ class Answerer:
         Raises: RequestError when the question is empty or too long; ProviderUnavailable when a model fails.
         """
         found = await self._find(asked, is_read=True)
-        if not found.retrieval.hits or found.confidence < self._refusal_threshold:
+        if not found.retrieval.hits or found.confidence < self._threshold(found):
             for piece in _pieces(self._refuse(found, "too_far" if found.retrieval.hits else "nothing_found")):
                 yield piece
             return
@@ -154,13 +154,18 @@ class Answerer:
 
     def _refuse(self, found: Found, reason: Reason) -> Answer:
         """Say that the documents do not hold it, and why."""
-        refusal = refuse(
-            reason, found.fit, self._refusal_threshold, missing=found.retrieval.missing(), filters=found.filters
-        )
+        threshold = self._threshold(found)
+        refusal = refuse(reason, found.fit, threshold, missing=found.retrieval.missing(), filters=found.filters)
         # What rules out every passage is the caller's own doing, and the first thing to be told.
         words = f"{refusal.words[0].upper()}{refusal.words[1:]}."
         text = f"{NOT_FOUND} {words}" if found.filters and reason == "nothing_found" else NOT_FOUND
         return Answer(found, text, [], refusal=refusal)
+
+    def _threshold(self, found: Found) -> float:
+        """Return the confidence below which a question is refused: what was set, or what fits model and collections."""
+        if self._refusal_threshold is not None:
+            return self._refusal_threshold
+        return refusal_threshold(self._tuning.refusal_threshold, found.retrieval.chunk_count)
 
     async def _understand(self, asked: Asked) -> Understood:
         """Find out what to look for: by a chat model where there is one, else, or when that fails, by rule."""

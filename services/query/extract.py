@@ -91,8 +91,9 @@ def best_fit(retrieval: Retrieval, cosine_share: float) -> Fit:
     """Return how well the best single chunk fits: its cosine, and how much of the question's term weight it holds.
 
     Both of one chunk: taken over all hits, unrelated chunks add up. Measured on SQuAD 2.0 with half of its articles
-    left out, 200 questions of either half: below 0.24 lie 92 % of those about left-out articles and 6 % of the
-    others; by cosine alone 71 % at 5 %.
+    left out, 150 questions of either half: below 0.44 lie 92 % of those about left-out articles and 5 % of the
+    others, of 100 questions about a library's documentation 5 %, of 100 scientific claims 12 %; 0.40 refuses 87 %,
+    3 %, 2 % and 9 %.
     """
     fits = [_fit(hit, retrieval, cosine_share) for hit in retrieval.hits[:HITS_READ]]
     return max(fits, key=lambda fit: fit.confidence, default=NO_FIT)

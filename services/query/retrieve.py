@@ -28,13 +28,14 @@ ARM_LIMIT = 100
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """What was found, and how fresh it is."""
+    """What was found, and how fresh it is. `chunk_count` is how many chunks there were to choose from, when last counted."""
 
     hits: list[Hit]
     terms: list[QuestionTerm]
     as_of: datetime
     pending: int
     dense_weight: float = DENSE_WEIGHT
+    chunk_count: int = 0
     beside: Beside = field(default_factory=dict)
 
     @property
@@ -109,8 +110,8 @@ async def _retrieve(
     around = await _with_neighbours(conn, scope, [one.candidate for one in ranked[:NEIGHBOURS_READ]], terms)
     ranked = weigh_neighbours(ranked, around, dense_weight=dense_weight)[:limit]
     hits = await _load(conn, scope, ranked, terms)
-    as_of, pending = await store.freshness(conn, scope)
-    return Retrieval(hits, terms, as_of, pending, dense_weight)
+    as_of, pending, chunk_count = await store.freshness(conn, scope)
+    return Retrieval(hits, terms, as_of, pending, dense_weight, chunk_count)
 
 
 async def _candidates(

@@ -143,10 +143,11 @@ FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (content, language, pla
 ORDER BY t.place
 
 -- name: freshness
--- The time of this snapshot and how many versions of the scope are still in work.
+-- The time of this snapshot, how many versions of the scope are still in work, and how many chunks it had when last counted.
 -- $1 scope int[]
 -- Rows: 1.
-SELECT now() AS as_of, count(*)::integer AS pending
+SELECT now() AS as_of, count(*)::integer AS pending,
+  (SELECT coalesce(sum(s.chunk_count), 0)::bigint FROM collection_stat AS s WHERE s.collection_id = ANY ($1::integer[])) AS chunk_count
 FROM document_version
 WHERE collection_id = ANY ($1::integer[]) AND state IN ('queued', 'parsing', 'embedding')
 

@@ -256,11 +256,11 @@ async def match_lexemes(
     return [frozenset(row["lexemes"]) for row in rows]
 
 
-async def freshness(conn: Connection, scope: Sequence[int]) -> tuple[datetime, int]:
-    """Return the time of the snapshot and how many versions are still in work."""
+async def freshness(conn: Connection, scope: Sequence[int]) -> tuple[datetime, int, int]:
+    """Return the time of the snapshot, how many versions are still in work, and how many chunks there are."""
     row = await conn.fetchrow(_FRESHNESS, list(scope))
     assert row is not None
-    return row["as_of"], row["pending"]
+    return row["as_of"], row["pending"], row["chunk_count"]
 
 
 async def list_documents(

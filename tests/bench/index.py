@@ -59,9 +59,9 @@ async def measure(url: str) -> None:
         open_pool(url, "askbox_worker", "bench worker", connections_max=4) as workers,
         open_pool(url, "askbox_reader", "bench reader", connections_max=1) as readers,
     ):
-        await _do_index_jobs(workers, IndexHandler(workers))
         connection = await asyncpg.connect(url)
         await connection.execute(DOCUMENTS)
+        await _do_index_jobs(workers, IndexHandler(workers))
         for table in ("chunk", "chunk_vector", "chunk_position", "document", "document_version"):
             await connection.execute(f"VACUUM ANALYZE askbox.{table}")
         await connection.close()

@@ -421,7 +421,7 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "answers: what the documents do not hold is not answered",
         "services/query/answer.py",
-        "        if not found.retrieval.hits or found.confidence < self._refusal_threshold:\n",
+        "        if not found.retrieval.hits or found.confidence < self._threshold(found):\n",
         "        if not found.retrieval.hits:\n",
         f"{HTTP}::test_question_without_any_known_word_is_refused",
     ),

@@ -32,20 +32,12 @@ AT_MOST: Mapping[str, float] = {
 
 
 def violations(name: str, figures: Mapping[str, Any]) -> Iterator[str]:
-    """Say which bounds the figures of a collection do not keep; a figure that is missing keeps none.
-
-    Where no answers were asked for, which `askbox eval --no-answers` tells by null, there is nothing to say of them.
-    """
-    has_answers = "answers" not in figures or figures["answers"] is not None
+    """Say which bounds the figures of a collection do not keep; a figure that is missing keeps none."""
     for path, floor in AT_LEAST.get(name, {}).items():
-        if path.startswith("answers.") and not has_answers:
-            continue
         value = _at(figures, path)
         if value is None or value < floor:
             yield f"{name}: {path} is {value}, and has to be at least {floor}"
     for path, ceiling in AT_MOST.items():
-        if path.startswith("answers.") and not has_answers:
-            continue
         value = _at(figures, path)
         if value is None or value > ceiling:
             yield f"{name}: {path} is {value}, and may be at most {ceiling}"
